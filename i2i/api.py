@@ -1,0 +1,200 @@
+"""i2i from Python: the same tasks, options and results as on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from i2i import batch
+from i2i import options as option_types
+from i2i.backends import has_bf16, pick_device, start_torch
+from i2i.canvas import MemoryCanvas
+from i2i.contracts import Array, Output, Predictor, Runtime, TrainingRun
+from i2i.engine import Job, run_job
+from i2i.errors import InputError, OutputError, UsageError
+from i2i.formats import open_image
+from i2i.formats.views import ArraySource
+from i2i.geometry import Region
+from i2i.options import RunOptions
+from i2i.planner import make_plan
+from i2i.registry import Registry
+from i2i.report import RunReport
+from i2i.session import Session, canvas_bytes
+
+
+def session(task: str, values: Mapping[str, Any], registry: Registry | None = None) -> Session:
+    """A session of a task from plain values, the task's options and the run's together. Raises ``UsageError``."""
+    registry = registry or Registry()
+    known = registry.task(task)
+    common = {item.name for item in fields(RunOptions)}
+    own = {name: value for name, value in values.items() if name not in common}
+    run_values = {name: value for name, value in values.items() if name in common}
+    return Session(known, option_types.make(known.options, own), option_types.make(RunOptions, run_values), registry)
+
+
+def run(task: str, input: str | Path, output: str | Path | None = None, **options: Any) -> RunReport:
+    """Run a task on one image file. ``options``: those of the command line, with underscores (``as_`` for ``--as``), and the
+    exporters' (``overlay="picture.png"``). Numbers may be given as such (``tile=1024``).
+
+    Returns the report; raises ``I2IError`` (its text is the message) when the run fails.
+    """
+    registry = Registry()
+    exporters = {exporter.name for exporter in registry.exporters(task)}
+    exports = {name: str(options.pop(name)) for name in list(options) if name in exporters}
+    current = session(task, _as_text(options), registry)
+    items = batch.plan_items(current, [str(input)], str(output or ""), exports)
+    if len(items) > 1:
+        raise UsageError(f"{input}: several images; run takes one, run_many takes them all")
+    return current.process(items[0])
+
+
+def run_many(task: str, inputs: Sequence[str | Path], output: str | Path | None = None, **options: Any) -> list[RunReport]:
+    """Run a task on files, folders and globs. A failed image has its error in its report; nothing is raised for it."""
+    current = session(task, _as_text(options))
+    return batch.process(current, batch.plan_items(current, [str(path) for path in inputs], str(output or ""), {}))
+
+
+def _as_text(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers for options that are text on the command line (``tile``, ``batch``), and paths, as text."""
+    kinds = {item.name: item.type for item in fields(RunOptions)}
+    return {
+        name: str(value) if isinstance(value, Path) or (kinds.get(name) == "str" and isinstance(value, int)) else value
+        for name, value in options.items()
+    }
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A predictor to call on arrays: ``labels = loaded(pixels)``."""
+
+    session: Session
+    predictor: Predictor
+    runtime: Runtime
+
+    def __call__(self, pixels: Array, **spec: Any) -> Array:
+        """(H, W) or (H, W, C), any real dtype -> (H, W) or (H, W, C) of the kind asked for. ``spec``: fields of ``ImageSpec``."""
+        source = ArraySource(pixels if pixels.ndim == 3 else pixels[..., None], **spec)
+        prepared = self.predictor.prepare(source, self.session.run.seed)
+        output: Output = self.session.choose_output(prepared)
+        self.session.fit_channels(source, prepared, None, "the array")
+        plan = make_plan(source.spec, prepared, canvas_bytes(prepared, output), self.session.run, self.runtime)
+        outcome = run_job(Job(source, prepared, output, plan, MemoryCanvas(), self.session.run.seed))
+        result = outcome.result.read(outcome.result.spec.region)
+        return result[..., 0] if output.channels == 1 else result
+
+
+def load(task: str, model: str = "", channels_in: int = 1, **options: Any) -> Loaded:
+    """The predictor of a task, on its device. Without ``model``: the default for images of ``channels_in`` channels."""
+    current = session(task, _as_text(options | {"model": model}))
+    name = model or current.model_name(option_spec(channels_in))
+    _, predictor, runtime = current.predictor(name)
+    return Loaded(current, predictor, runtime)
+
+
+def option_spec(channels: int) -> Any:
+    """The spec of an image of which only the channels are known."""
+    return ArraySource(np.zeros((1, 1, channels), np.uint8)).spec
+
+
+def train(task: str, output: str | Path, *, registry: Registry | None = None, **options: Any) -> Mapping[str, Any]:
+    """Train a model of a task into ``output`` (.safetensors). ``options``: the task's, and seed, device, precision, resume,
+    overwrite, report, message. Returns the training's figures. Raises ``I2IError``."""
+    known = (registry or Registry()).task(task)
+    if known.train is None:
+        raise UsageError(f"{task} has no training")
+    common = {name: options.pop(name) for name in list(options) if name in {item.name for item in fields(TrainingOptions)}}
+    report = options.pop("report", lambda step, steps, values: None)
+    message = options.pop("message", lambda text: None)
+    values = option_types.make(known.train.options, options)
+    settings = option_types.make(TrainingOptions, common)
+    path = Path(output)
+    work = _check_model_path(path, settings)
+    start_torch()
+    device = pick_device(settings.device)
+    precision = settings.precision
+    if precision == "auto":
+        precision = "bf16" if has_bf16(device) else "fp32"
+    current = TrainingRun(path, work, settings.seed, device, precision, settings.resume, report, message)
+    return known.train.run(values, current)
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What every training command has."""
+
+    device: str = option_types.option("auto", help="auto, cpu, cuda, cuda:N or mps", panel=option_types.MODEL)
+    precision: str = option_types.option(
+        "auto", help="auto: bf16 where the device computes it", choices=("auto", "fp32", "bf16"), panel=option_types.MODEL
+    )
+    seed: int = option_types.option(0, help="of everything random", panel=option_types.ADVANCED, minimum=0)
+    overwrite: bool = option_types.option(False, help="replace an existing model", panel=option_types.INPUT)
+    resume: bool = option_types.option(False, help="go on from the last checkpoint", panel=option_types.INPUT)
+
+
+def _check_model_path(path: Path, settings: TrainingOptions) -> Path:
+    """The folder for checkpoints, made. Raises ``UsageError`` or ``OutputError``."""
+    if path.suffix != ".safetensors":
+        raise UsageError(f"{path}: a model's name ends in .safetensors")
+    if path.exists() and not (settings.overwrite or settings.resume):
+        raise OutputError(f"{path}: exists; --overwrite replaces it")
+    work = path.with_name(path.stem + "-training")
+    if (work / "checkpoint.pt").exists() and not (settings.overwrite or settings.resume):
+        raise OutputError(f"{work}: holds a training run; --resume goes on with it, --overwrite starts again")
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{work}: cannot be made: {error.strerror}; choose another -o") from error
+    return work
+
+
+@dataclass(frozen=True)
+class EvalReport:
+    """``pooled``: figures of the set; ``images``: those of each image by its name."""
+
+    pooled: Mapping[str, float]
+    images: Mapping[str, Mapping[str, float]]
+
+
+def evaluate(task: str, prediction: str | Path, truth: str | Path, *, registry: Registry | None = None, **options: Any) -> EvalReport:
+    """Compare two files, or two folders whose files have the same stems. Raises ``I2IError``."""
+    known = (registry or Registry()).task(task)
+    if known.evaluate is None:
+        raise UsageError(f"{task} has no evaluation")
+    values = option_types.make(known.evaluate.options, options)
+    images = {}
+    for name, first, second in pairs_of(Path(prediction), Path(truth)):
+        try:
+            images[name] = known.evaluate.measure(_pixels(first), _pixels(second), values)
+        except InputError as error:
+            raise InputError(f"{first}: {error}") if str(first) not in str(error) else error from error
+    return EvalReport(known.evaluate.pool(list(images.values())), images)
+
+
+def _pixels(path: Path) -> Array:
+    source = open_image(path)
+    try:
+        return source.read(Region(0, 0, source.spec.height, source.spec.width))
+    finally:
+        source.close()
+
+
+def pairs_of(prediction: Path, truth: Path) -> list[tuple[str, Path, Path]]:
+    """(name, prediction, truth) of two files or of two folders. Every truth needs a prediction. Raises ``InputError``."""
+    if not truth.is_dir():
+        return [(truth.stem, prediction, truth)]
+    if not prediction.is_dir():
+        raise InputError(f"{prediction}: {truth} is a folder, so give a folder of predictions")
+    predictions, truths = ({path.stem: path for path in sorted(folder.iterdir()) if path.is_file()} for folder in (prediction, truth))
+    missing = sorted(set(truths) - set(predictions))
+    if missing:
+        raise InputError(f"{truths[missing[0]]}: no prediction of that name in {prediction} ({len(missing)} such)")
+    if not truths:
+        raise InputError(f"{truth}: an empty folder")
+    return [(stem, predictions[stem], truths[stem]) for stem in truths]
+
+
+__all__ = ["EvalReport", "Loaded", "TrainingOptions", "evaluate", "load", "run", "run_many", "session", "train"]

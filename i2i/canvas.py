@@ -1,0 +1,237 @@
+"""Where results grow: named layers of pixels, and a journal of what is done.
+
+The canvas is in memory when small. Else it is a folder ``<output>.i2i-partial`` beside the output::
+
+    manifest.json     what the run is: fingerprint, plan, frozen statistics
+    journal.jsonl     a line for each block that a stage has finished (the data cannot say so: a missing chunk reads as zeros)
+    layers/<name>     a Zarr array, one chunk for each block
+    blocks/<stage>    what a stage keeps for a block besides pixels; a stage's checkpoint
+
+A run that is killed leaves the folder; a resumed one reads the journal and goes on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from i2i.contracts import Array, ImageSpec
+from i2i.errors import OutputError
+from i2i.files import remove, replacing
+from i2i.geometry import Region
+
+PARTIAL = ".i2i-partial"
+
+
+def partial_folder(output: Path) -> Path:
+    """Where an unfinished run of ``output`` keeps its work."""
+    return output.with_name(output.name + PARTIAL)
+
+
+class Layer:
+    """One array of pixels (height, width, channels), read and written by region. A :class:`~i2i.contracts.WritableSource`."""
+
+    def __init__(self, spec: ImageSpec, pixels: Any) -> None:
+        self.spec = spec
+        self._pixels = pixels
+
+    def read(self, region: Region, plane: int = 0, level: int = 0) -> Array:
+        rows, columns = region.slices
+        return np.asarray(self._pixels[rows, columns])
+
+    def write(self, region: Region, pixels: Array) -> None:
+        rows, columns = region.slices
+        self._pixels[rows, columns] = pixels
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class Canvas(Protocol):
+    """Layers, a journal, and what stages keep for their blocks."""
+
+    def layer(self, name: str, spec: ImageSpec, chunk: tuple[int, int]) -> Layer:
+        """The layer of that name, made if it is new. ``chunk``: height and width of a block in its pixels."""
+        ...
+
+    def done(self, stage: str) -> frozenset[int]:
+        """The blocks that a stage has finished."""
+        ...
+
+    def mark(self, stage: str, block: int) -> None: ...
+
+    def store(self, stage: str, block: int, arrays: Mapping[str, Array]) -> None:
+        """Keep arrays for a block; replaces what was kept, atomically."""
+        ...
+
+    def fetch(self, stage: str, block: int) -> dict[str, Array] | None: ...
+
+    def close(self) -> None: ...
+
+    def remove(self) -> None:
+        """All of it: the run is finished."""
+        ...
+
+
+class MemoryCanvas:
+    """A canvas that is gone when the process ends."""
+
+    def __init__(self) -> None:
+        self._layers: dict[str, Layer] = {}
+        self._done: dict[str, set[int]] = {}
+        self._kept: dict[tuple[str, int], dict[str, Array]] = {}
+
+    def layer(self, name: str, spec: ImageSpec, chunk: tuple[int, int]) -> Layer:
+        if name not in self._layers:
+            self._layers[name] = Layer(spec, np.zeros((spec.height, spec.width, spec.channels), spec.dtype))
+        return self._layers[name]
+
+    def done(self, stage: str) -> frozenset[int]:
+        return frozenset(self._done.get(stage, ()))
+
+    def mark(self, stage: str, block: int) -> None:
+        self._done.setdefault(stage, set()).add(block)
+
+    def store(self, stage: str, block: int, arrays: Mapping[str, Array]) -> None:
+        self._kept[stage, block] = dict(arrays)
+
+    def fetch(self, stage: str, block: int) -> dict[str, Array] | None:
+        return self._kept.get((stage, block))
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+    def remove(self) -> None:
+        self._layers.clear()
+        self._kept.clear()
+
+
+class DiskCanvas:
+    """A canvas in a folder, for one process at a time. Raises ``OutputError`` when another holds it."""
+
+    def __init__(self, folder: Path) -> None:
+        import filelock
+
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = filelock.FileLock(folder / "lock")
+            self._lock.acquire(timeout=0)
+        except filelock.Timeout as error:
+            raise OutputError(f"{folder}: another run is writing this output; wait for it, or choose another -o") from error
+        except OSError as error:
+            raise OutputError(f"{folder}: cannot be made: {error.strerror}; choose another -o") from error
+        self.folder = folder
+        self._layers: dict[str, Layer] = {}
+        self._journal = Journal(folder / "journal.jsonl")
+
+    def layer(self, name: str, spec: ImageSpec, chunk: tuple[int, int]) -> Layer:
+        if name not in self._layers:
+            self._layers[name] = Layer(spec, _zarr_array(self.folder / "layers" / name, spec, chunk))
+        return self._layers[name]
+
+    def done(self, stage: str) -> frozenset[int]:
+        return frozenset(self._journal.done.get(stage, ()))
+
+    def mark(self, stage: str, block: int) -> None:
+        self._journal.add(stage, block)
+
+    def _kept(self, stage: str, block: int) -> Path:
+        return self.folder / "blocks" / f"{stage}-{block}.npz"
+
+    def store(self, stage: str, block: int, arrays: Mapping[str, Array]) -> None:
+        path = self._kept(stage, block)
+        path.parent.mkdir(exist_ok=True)
+        with replacing(path) as temporary, temporary.open("wb") as stream:
+            np.savez(stream, **arrays)  # type: ignore[arg-type]  # its stub takes the names for its own option
+
+    def fetch(self, stage: str, block: int) -> dict[str, Array] | None:
+        path = self._kept(stage, block)
+        if not path.exists():
+            return None
+        with np.load(path, allow_pickle=False) as stored:
+            return dict(stored)
+
+    def close(self) -> None:
+        self._journal.close()
+        self._lock.release()
+
+    def remove(self) -> None:
+        self.close()
+        remove(self.folder)
+
+
+def _zarr_array(path: Path, spec: ImageSpec, chunk: tuple[int, int]) -> Any:
+    import zarr
+
+    if path.exists():
+        return zarr.open_array(path, mode="r+")
+    shape = (spec.height, spec.width, spec.channels)
+    return zarr.create_array(path, shape=shape, chunks=(*chunk, spec.channels), dtype=spec.dtype)
+
+
+class Journal:
+    """Lines of JSON, ``{"stage": ..., "block": ...}``, appended and flushed; a torn last line counts as not written."""
+
+    def __init__(self, path: Path) -> None:
+        self.done: dict[str, set[int]] = {}
+        whole = 0
+        for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
+            entry = _parse(line)
+            if entry is None:
+                break
+            self.done.setdefault(entry[0], set()).add(entry[1])
+            whole += len(line)
+        self._stream = path.open("ab")
+        self._stream.truncate(whole)
+
+    def add(self, stage: str, block: int) -> None:
+        self.done.setdefault(stage, set()).add(block)
+        self._stream.write(json.dumps({"stage": stage, "block": block}).encode() + b"\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+def _parse(line: bytes) -> tuple[str, int] | None:
+    try:
+        entry = json.loads(line)
+        return (str(entry["stage"]), int(entry["block"])) if line.endswith(b"\n") else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+@dataclass(frozen=True)
+class StageCheckpoint:
+    """Where a stage of an iterative method keeps its state. A :class:`~i2i.contracts.Checkpoint`."""
+
+    canvas: Canvas
+    stage: str
+
+    def load(self) -> dict[str, Array] | None:
+        return self.canvas.fetch(f"checkpoint-{self.stage}", 0)
+
+    def save(self, state: Mapping[str, Array]) -> None:
+        self.canvas.store(f"checkpoint-{self.stage}", 0, state)
+
+
+def layer_spec(spec: ImageSpec, channels: int, dtype: str, scale: int = 1, names: tuple[str, ...] = ()) -> ImageSpec:
+    """The spec of a layer on the grid of an image of ``spec``, ``scale`` times as large."""
+    pixel_size = None if spec.pixel_size is None else (spec.pixel_size[0] / scale, spec.pixel_size[1] / scale)
+    return replace(
+        spec,
+        height=spec.height * scale,
+        width=spec.width * scale,
+        channels=channels,
+        dtype=dtype,
+        pixel_size=pixel_size,
+        channel_names=names,
+        planes=(),
+        levels=(),
+        notes=(),
+    )

@@ -1,0 +1,147 @@
+"""What the user sees: messages and progress on stderr, data on stdout, no colour into a pipe."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from i2i.report import DONE, FAILED, PLANNED, SKIPPED, RunReport
+from i2i.session import Item
+
+_EVERY = 15.0
+
+
+def say(text: str) -> None:
+    """A line on stderr."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def put(text: str) -> None:
+    """Data on stdout."""
+    sys.stdout.write(text + "\n")
+
+
+def put_json(value: Any) -> None:
+    put(json.dumps(value, indent=1, default=str))
+
+
+def gigabytes(size: float) -> str:
+    return f"{size / 1e9:.1f} GB"
+
+
+def seconds_text(seconds: float) -> str:
+    """Such as ``4.2 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+@dataclass
+class Progress:
+    """Shows how far a run is: a bar on a terminal; elsewhere a line for each finished image, and one now and then for a long one.
+
+    Use it as a context. ``total``: images; ``quiet``: only errors.
+    """
+
+    total: int
+    quiet: bool = False
+    _bar: Any = None
+    _tasks: dict[str, Any] = field(default_factory=dict)
+    _told: float = field(default_factory=time.monotonic)
+    _count: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __enter__(self) -> Progress:
+        if not self.quiet and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"), TimeRemainingColumn())
+            self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def of(self, item: Item) -> Callable[[str, float], None]:
+        """The engine's progress for one image."""
+
+        def update(stage: str, share: float) -> None:
+            if self._bar:
+                self._move(item, f"{item.path.name}: {stage}", share)
+            elif not self.quiet and time.monotonic() - self._told > _EVERY:
+                self._told = time.monotonic()
+                say(f"{item.name}: {stage} {100 * share:.0f} %")
+
+        return update
+
+    def _move(self, item: Item, text: str, share: float) -> None:
+        with self._lock:
+            if item.name not in self._tasks:
+                self._tasks[item.name] = self._bar.add_task(text, total=1.0)
+            self._bar.update(self._tasks[item.name], description=text, completed=share)
+
+    def finished(self, report: RunReport) -> None:
+        """A line for a finished image."""
+        with self._lock:
+            self._count += 1
+            if self._bar and report.input in self._tasks:
+                self._bar.remove_task(self._tasks.pop(report.input))
+        for warning in report.warnings:
+            say(f"warning: {report.input}: {warning}")
+        if report.status == FAILED:
+            say(f"error: {report.error}")
+        elif not self.quiet:
+            place = f"[{self._count}/{self.total}] " if self.total > 1 else ""
+            say(place + describe(report))
+
+
+def describe(report: RunReport) -> str:
+    """One line on a finished image."""
+    if report.status == SKIPPED:
+        return f"{report.output}: complete already, left alone"
+    if report.status == PLANNED:
+        return f"{report.input} -> {report.output}"
+    found = "" if report.objects is None else f"{report.objects} objects, "
+    reused = f", {report.blocks_reused} blocks from before" if report.blocks_reused else ""
+    with_model = f" with {report.model}" if report.model else ""
+    return f"{report.input} -> {report.output}: {found}{seconds_text(sum(report.seconds.values()))}{with_model}{reused}"
+
+
+def describe_plan(report: RunReport) -> list[str]:
+    """What a dry run prints of an image."""
+    plan: Mapping[str, Any] = report.plan
+    window = " x ".join(str(side) for side in plan["window"])
+    exact = "the same as the whole image" if plan["exact"] else "blended, not the same as the whole image"
+    lines = [
+        f"{report.input} -> {report.output}",
+        f"  result     {report.kind}" + (f", {report.model}" if report.model else ""),
+        f"  tiles      {plan['tiles']} windows of {window} in {plan['blocks']} blocks, {plan['batch']} at a time; {exact}",
+        f"  computing  {plan['device']}, {plan['precision']}, {plan['backend']}, {plan['threads']} threads",
+        f"  memory     about {gigabytes(plan['memory'])}, canvas in {'memory' if plan['canvas'] == 'memory' else 'a folder beside the output'}",
+    ]
+    if "seconds" in plan:
+        lines.append(f"  time       about {seconds_text(plan['seconds'])}")
+    return lines
+
+
+def table(rows: list[list[str]]) -> list[str]:
+    """Rows of text as aligned lines; the first row is the head."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def count_lines(reports: list[RunReport]) -> str:
+    """The last line of a run over several images."""
+    numbers = {status: sum(report.status == status for report in reports) for status in (DONE, SKIPPED, FAILED, PLANNED)}
+    return ", ".join(f"{number} {status}" for status, number in numbers.items() if number)

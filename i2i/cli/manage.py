@@ -1,0 +1,233 @@
+"""The commands beside the tasks: models, plugins, info, doctor, demo."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from i2i.backends import available_cores, configure_allocator, has_bf16, pick_device
+from i2i.cli import console
+from i2i.cli.generate import command, named, positional
+from i2i.contracts import ModelCard
+from i2i.errors import ModelError
+from i2i.formats import open_image
+from i2i.models import cache_dir, cached_path, fetch, offline
+from i2i.options import INPUT
+from i2i.planner import total_memory
+from i2i.registry import Registry
+
+_JSON = named("json_", ["--json"], bool, False, "as JSON on stdout", INPUT)
+_VERBOSE = named("verbose", ["-v", "--verbose"], bool, False, "tracebacks", INPUT)
+Body = Callable[[Registry, Mapping[str, Any]], None]
+
+
+def make(name: str, registry: Registry) -> typer.core.TyperCommand:
+    """The command of that name."""
+    summary, parts, body = _COMMANDS[name]
+    return command(name.split()[-1], summary, [*parts, _JSON, _VERBOSE], lambda values: body(registry, values))
+
+
+# ------------------------------------------------------------------------------------------------------------- models
+
+
+def _cards(registry: Registry) -> list[ModelCard]:
+    cards = {(card.task, card.name): card for plugin in registry.all() for card in plugin.models}
+    return [cards[key] for key in sorted(cards)]
+
+
+def _card(registry: Registry, name: str) -> ModelCard:
+    cards = _cards(registry)
+    for card in cards:
+        if card.name == name:
+            return card
+    raise ModelError(f"no model is named {name!r}; there are: {', '.join(card.name for card in cards) or 'none'}")
+
+
+def _place(card: ModelCard) -> str:
+    if card.file is not None:
+        return "bundled"
+    return "cached" if cached_path(card).exists() else "download"
+
+
+def _models_list(registry: Registry, values: Mapping[str, Any]) -> None:
+    cards = _cards(registry)
+    if values["json_"]:
+        console.put_json([asdict(card) | {"where": _place(card)} for card in cards])
+        return
+    rows = [["name", "task", "channels", "where", "licence", "summary"]]
+    rows += [[c.name + (" *" if c.default else ""), c.task, str(c.channels), _place(c), c.licence, c.summary] for c in cards]
+    console.put("\n".join(console.table(rows)))
+    console.say("* used without --model for images of so many channels")
+
+
+def _models_info(registry: Registry, values: Mapping[str, Any]) -> None:
+    card = _card(registry, values["name"])
+    if values["json_"]:
+        console.put_json(asdict(card) | {"where": _place(card)})
+        return
+    for name, value in asdict(card).items():
+        if isinstance(value, Mapping):
+            console.put(f"{name}:")
+            console.put("\n".join(f"  {key}: {figure}" for key, figure in value.items()))
+        elif value not in (None, "", ()):
+            console.put(f"{name}: {', '.join(value) if isinstance(value, tuple) else value}")
+
+
+def _models_get(registry: Registry, values: Mapping[str, Any]) -> None:
+    card = _card(registry, values["name"])
+    path = fetch(card)
+    if values["json_"]:
+        console.put_json({"name": card.name, "path": path, "sha256": card.sha256})
+    else:
+        console.put(str(path))
+
+
+# ------------------------------------------------------------------------------------------------------------ plugins
+
+
+def _plugins_list(registry: Registry, values: Mapping[str, Any]) -> None:
+    plugins = registry.all()
+    given = [
+        {
+            "name": plugin.name,
+            "distribution": plugin.distribution,
+            "tasks": [task.name for task in plugin.tasks],
+            "models": [card.name for card in plugin.models],
+            "formats": [form.name for form in plugin.formats],
+            "exporters": [exporter.name for exporter in plugin.exporters],
+        }
+        for plugin in plugins
+    ]
+    if values["json_"]:
+        console.put_json({"plugins": given, "broken": [asdict(broken) for broken in registry.broken]})
+    else:
+        kinds = ("tasks", "models", "formats", "exporters")
+        rows = [["plugin", "distribution", *kinds]]
+        rows += [[p["name"], p["distribution"], *(", ".join(p[kind]) or "-" for kind in kinds)] for p in given]  # type: ignore[list-item]
+        console.put("\n".join(console.table(rows)))
+    tell_broken(registry)
+
+
+def _plugins_check(registry: Registry, values: Mapping[str, Any]) -> None:
+    good = registry.all()
+    if values["json_"]:
+        console.put_json({"good": [plugin.name for plugin in good], "broken": [asdict(broken) for broken in registry.broken]})
+    else:
+        for plugin in good:
+            console.put(f"good    {plugin.name} of {plugin.distribution}")
+        for broken in registry.broken:
+            console.put(f"broken  {broken.name} of {broken.distribution}: {broken.reason}")
+    raise typer.Exit(1 if registry.broken else 0)
+
+
+def tell_broken(registry: Registry) -> None:
+    """A warning for each plugin that turned out to be broken."""
+    for broken in registry.broken:
+        console.say(f"warning: the plugin {broken.name} of {broken.distribution} is broken and left out: {broken.reason}")
+
+
+# --------------------------------------------------------------------------------------------------------------- info
+
+
+def _info(registry: Registry, values: Mapping[str, Any]) -> None:
+    source = open_image(Path(values["file"]), registry.formats())
+    try:
+        spec = source.spec
+    finally:
+        source.close()
+    if values["json_"]:
+        console.put_json({"file": values["file"], **asdict(spec)})
+        return
+    lines = {
+        "size": f"{spec.width} x {spec.height} pixels (width x height), {spec.bytes / 1e6:.1f} MB a plane",
+        "channels": f"{spec.channels}" + (f": {', '.join(spec.channel_names)}" if any(spec.channel_names) else ""),
+        "dtype": spec.dtype,
+        "pixel size": f"{spec.pixel_size[1]:g} x {spec.pixel_size[0]:g} um (width x height)" if spec.pixel_size else "unknown",
+        "planes": ", ".join(f"{axis}: {length}" for axis, length in spec.planes) or "one",
+        "levels": ", ".join(f"{width} x {height}" for height, width in spec.levels) or "one",
+    }
+    console.put("\n".join(f"{name:<11} {text}" for name, text in lines.items()))
+    for note in spec.notes:
+        console.say(f"note: {note}")
+
+
+# ------------------------------------------------------------------------------------------------------------- doctor
+
+
+def _facts() -> dict[str, Any]:
+    allocator = configure_allocator()
+    import imagecodecs
+    import torch
+
+    device = pick_device("auto")
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": device,
+        "cores": available_cores(),
+        "memory": console.gigabytes(total_memory()),
+        "bf16": "computed by the hardware" if has_bf16(device) else "emulated: slower, fp32 is used",
+        "allocator": "told to keep memory" if allocator else "not glibc: left as it is",
+        "codecs": imagecodecs.__version__,
+        "cache": f"{cache_dir()}" + ("" if os.access(_existing(cache_dir()), os.W_OK) else " (not writable)"),
+        "offline": "yes (I2I_OFFLINE)" if offline() else "no",
+    }
+
+
+def _existing(path: Path) -> Path:
+    return next(folder for folder in (path, *path.parents) if folder.exists())
+
+
+def _advice(registry: Registry, facts: Mapping[str, Any]) -> list[str]:
+    advice = [f"the plugin {b.name} of {b.distribution} is broken: {b.reason}" for b in registry.broken]
+    if facts["device"] == "cpu":
+        advice.append("no accelerator: networks run on the CPU; a CUDA GPU or Apple silicon is used by itself where there is one")
+    if total_memory() < 4e9:
+        advice.append("less than 4 GB of memory: close other programs, and give --memory 1.5GB")
+    if "not writable" in facts["cache"]:
+        advice.append("the cache cannot be written: set I2I_CACHE_DIR to a folder that can")
+    return advice
+
+
+def _doctor(registry: Registry, values: Mapping[str, Any]) -> None:
+    plugins = registry.all()
+    facts = _facts() | {"plugins": ", ".join(f"{plugin.name} ({plugin.distribution})" for plugin in plugins)}
+    advice = _advice(registry, facts)
+    if values["json_"]:
+        console.put_json({"facts": facts, "advice": advice})
+        return
+    console.put("\n".join(f"{name:<11} {fact}" for name, fact in facts.items()))
+    console.put("\n".join(f"- {line}" for line in advice) or "nothing to mend")
+
+
+def _demo(registry: Registry, values: Mapping[str, Any]) -> None:
+    from i2i.cli.demo import run_demo
+
+    page = run_demo(registry, Path(values["folder"]))
+    if values["json_"]:
+        console.put_json(page)
+    elif not page["pictures"]:
+        sys.stderr.write("no installed task has a demo\n")
+
+
+_NAME = positional("name", str, "the model's name, from i2i models list", "NAME")
+_FILE = positional("file", str, "an image", "FILE")
+_FOLDER = named("folder", ["-o", "--output"], str, "i2i-demo", "the folder for the results", INPUT, "FOLDER")
+
+_COMMANDS: dict[str, tuple[str, list[Any], Body]] = {
+    "models list": ("The models by task", [], _models_list),
+    "models info": ("The card of a model", [_NAME], _models_info),
+    "models get": ("Fetch a model into the cache, for use offline", [_NAME], _models_get),
+    "plugins list": ("The plugins and what each gives", [], _plugins_list),
+    "plugins check": ("Load every plugin; name those that are broken", [], _plugins_check),
+    "info": ("What i2i sees in an image", [_FILE], _info),
+    "doctor": ("What is there, and what would help", [], _doctor),
+    "demo": ("Every task on bundled real input, and an HTML page that shows the results", [_FOLDER], _demo),
+}

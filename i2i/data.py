@@ -1,0 +1,179 @@
+"""Training data: pairs of files, and augmented crops of them.
+
+Augmentation is one resampling: rotation, scale, flip and elastic deformation (Ronneberger et al. 2015, section 3.1) are
+composed into one sampling grid, so that pixels are interpolated once. Randomness comes from a generator that the caller
+derives from (seed, step), so that a resumed run sees the same crops.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from i2i.errors import TrainingError
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image and its truth: files of the same stem."""
+
+    image: Path
+    truth: Path
+
+
+def find_pairs(images: Path, truths: Path, suffixes: Iterable[str]) -> list[Pair]:
+    """The files of two folders that share their stem, sorted. Raises ``TrainingError`` naming the first that has no partner."""
+    found = {folder: _by_stem(folder, tuple(suffixes)) for folder in (images, truths)}
+    for folder, other in ((images, truths), (truths, images)):
+        lone = sorted(set(found[folder]) - set(found[other]))
+        if lone:
+            raise TrainingError(f"{found[folder][lone[0]]}: no file of that name in {other} ({len(lone)} such in all)")
+    return [Pair(found[images][stem], found[truths][stem]) for stem in sorted(found[images])]
+
+
+def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise TrainingError(f"{folder}: no such folder")
+    files: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in suffixes:
+            continue
+        if path.stem in files:
+            raise TrainingError(f"{path}: {files[path.stem].name} has the same name; keep one of them")
+        files[path.stem] = path
+    if not files:
+        raise TrainingError(f"{folder}: holds no image ({', '.join(suffixes)})")
+    return files
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training image: ``image`` (C, H, W) float32, normalised; ``truth`` (H, W) integer labels or classes."""
+
+    image: Tensor
+    truth: Tensor
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How crops are varied; each part is off at its zero. ``rotate``: up to this angle in degrees, ``scale``: up to this factor
+    either way, ``elastic``: sigma in pixels of the displacements on a 3x3 grid (10 in the paper), ``gray``: sigma of contrast
+    and brightness, ``noise`` and ``blur``: largest sigma (in normalised gray values; in pixels)."""
+
+    rotate: float = 180.0
+    flip: bool = True
+    scale: float = 1.4
+    elastic: float = 6.0
+    gray: float = 0.15
+    noise: float = 0.05
+    blur: float = 1.0
+
+
+NO_AUGMENTATION = Augmentation(rotate=0, flip=False, scale=1, elastic=0, gray=0, noise=0, blur=0)
+
+
+def generator(*key: int) -> torch.Generator:
+    """A random generator that depends on nothing but ``key``."""
+    state = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
+    return torch.Generator().manual_seed(state % 2**63)
+
+
+def _uniform(random: torch.Generator, low: float, high: float) -> float:
+    return low + (high - low) * float(torch.rand((), generator=random))
+
+
+def _linear_map(augmentation: Augmentation, random: torch.Generator) -> Tensor:
+    """(2, 2): from offsets in the crop to offsets in the image, order x, y."""
+    angle = math.radians(_uniform(random, -augmentation.rotate, augmentation.rotate))
+    zoom = math.exp(_uniform(random, -1, 1) * math.log(max(1.0, augmentation.scale)))
+    side = -1.0 if augmentation.flip and _uniform(random, 0, 1) < 0.5 else 1.0
+    cos, sin = zoom * math.cos(angle), zoom * math.sin(angle)
+    return torch.tensor([[side * cos, -sin], [side * sin, cos]])
+
+
+def _displacement(side: int, sigma: float, random: torch.Generator) -> Tensor:
+    """(side, side, 2) smooth displacements in pixels: a coarse 3x3 grid, interpolated bicubically (section 3.1)."""
+    coarse = sigma * torch.randn((1, 2, 3, 3), generator=random)
+    smooth = functional.interpolate(coarse, (side, side), mode="bicubic", align_corners=True)
+    return smooth[0].permute(1, 2, 0)
+
+
+def _centre(length: int, side: int, random: torch.Generator) -> float:
+    half = min(side, length) / 2
+    return _uniform(random, half, length - half)
+
+
+def _sampling_grid(shape: tuple[int, int], side: int, augmentation: Augmentation, random: torch.Generator) -> Tensor:
+    """(side, side, 2) positions x, y in the image, in pixels."""
+    steps = torch.arange(side) - (side - 1) / 2
+    offsets = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), -1)
+    if augmentation.elastic:
+        offsets = offsets + _displacement(side, augmentation.elastic, random)
+    centre = torch.tensor([_centre(shape[1], side, random), _centre(shape[0], side, random)]) - 0.5
+    return offsets @ _linear_map(augmentation, random).T + centre
+
+
+def _resample(pixels: Tensor, positions: Tensor, mode: str) -> Tensor:
+    """(C, H, W) float32 at (side, side, 2) positions -> (C, side, side); beyond the image it is mirrored."""
+    size = torch.tensor([pixels.shape[2], pixels.shape[1]])
+    grid = (2 * positions + 1) / size - 1
+    return functional.grid_sample(pixels[None], grid[None], mode=mode, padding_mode="reflection", align_corners=False)[0]
+
+
+def _gaussian(sigma: float) -> Tensor:
+    """(1, 1, 1, K) normalised weights, three sigma on each side."""
+    reach = math.ceil(3 * sigma)
+    weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
+    return (weights / weights.sum())[None, None, None]
+
+
+def _blur(image: Tensor, sigma: float) -> Tensor:
+    weights = _gaussian(sigma)
+    reach = weights.shape[-1] // 2
+    rows = functional.conv2d(functional.pad(image[:, None], (reach, reach, 0, 0), mode="replicate"), weights)
+    both = functional.conv2d(functional.pad(rows, (0, 0, reach, reach), mode="replicate"), weights.transpose(2, 3))
+    return both[:, 0]
+
+
+def _vary_gray(image: Tensor, augmentation: Augmentation, random: torch.Generator) -> Tensor:
+    if augmentation.blur and _uniform(random, 0, 1) < 0.25:
+        image = _blur(image, _uniform(random, 0.2, max(0.2, augmentation.blur)))
+    if augmentation.gray:
+        contrast, brightness = augmentation.gray * torch.randn(2, generator=random)
+        image = image * torch.exp(2 * contrast) + brightness * 0.5
+    if augmentation.noise:
+        sigma = _uniform(random, 0, augmentation.noise)
+        image = image + sigma * torch.randn(image.shape, generator=random)
+    return image
+
+
+def crop(example: Example, side: int, augmentation: Augmentation, random: torch.Generator) -> tuple[Tensor, Tensor]:
+    """An augmented crop: image (C, side, side) float32, truth (side, side) int64. Truth is resampled by nearest neighbour."""
+    positions = _sampling_grid((example.image.shape[1], example.image.shape[2]), side, augmentation, random)
+    image = _resample(example.image, positions, "bilinear")
+    truth = _resample(example.truth[None].float(), positions, "nearest")[0].long()
+    return _vary_gray(image, augmentation, random), truth
+
+
+def batch(
+    examples: Sequence[Example], side: int, size: int, augmentation: Augmentation, key: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
+    """``size`` crops of examples drawn with replacement: images (N, C, side, side), truths (N, side, side). The same key
+    gives the same batch."""
+    random = generator(*key)
+    chosen = torch.randint(len(examples), (size,), generator=random).tolist()
+    crops = [crop(examples[i], side, augmentation, random) for i in chosen]
+    return torch.stack([image for image, _ in crops]), torch.stack([truth for _, truth in crops])
+
+
+def summary(examples: Sequence[Example]) -> Mapping[str, int]:
+    """How much there is to learn from."""
+    return {"images": len(examples), "pixels": sum(example.truth.numel() for example in examples)}

@@ -1,0 +1,35 @@
+"""The errors of i2i. ``str(error)`` is the line that the user reads: it names the file and the cure."""
+
+from __future__ import annotations
+
+
+class I2IError(Exception):
+    """Something that the user can mend; its text is the whole message."""
+
+    exit_code = 1
+
+
+class UsageError(I2IError):
+    """The call itself is wrong: an option's value, two options that exclude each other."""
+
+    exit_code = 2
+
+
+class InputError(I2IError):
+    """An input file cannot be read as what it should be."""
+
+
+class OutputError(I2IError):
+    """An output path cannot be written."""
+
+
+class ModelError(I2IError):
+    """A model is absent, damaged, unsafe, or does not fit."""
+
+
+class PluginError(I2IError):
+    """A plugin is broken, or breaks its contract."""
+
+
+class TrainingError(I2IError):
+    """Training data are unusable, or a run has diverged."""

@@ -1,0 +1,101 @@
+"""A picture of the result over its input, at most 2048 pixels a side."""
+
+from __future__ import annotations
+
+import colorsys
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from i2i.contracts import Array, Exported, Exporter, Source
+from i2i.geometry import Region
+
+LONGEST = 2048
+_BAND = 1024
+Picture = npt.NDArray[np.uint8]
+
+
+def reduced(source: Source, factor: int, mean: bool) -> Array:
+    """A source made ``factor`` times smaller, band by band: (H, W, C). ``mean`` of each square as float32, or its top left pixel."""
+    spec = source.spec
+    step = max(1, _BAND // factor) * factor
+    bands = []
+    for y in range(0, spec.height, step):
+        band = source.read(Region(y, 0, min(step, spec.height - y), spec.width))
+        bands.append(_mean(band, factor) if mean else band[::factor, ::factor])
+    return np.concatenate(bands)
+
+
+def _mean(band: Array, factor: int) -> Array:
+    if factor == 1:
+        return band.astype(np.float32)
+    rows = np.add.reduceat(band.astype(np.float32), np.arange(0, band.shape[0], factor), axis=0)
+    both = np.add.reduceat(rows, np.arange(0, band.shape[1], factor), axis=1)
+    counts = (_counts(band.shape[0], factor)[:, None] * _counts(band.shape[1], factor)[None, :])[..., None]
+    return (both / counts).astype(np.float32)  # type: ignore[no-any-return]
+
+
+def _counts(length: int, factor: int) -> Array:
+    starts = np.arange(0, length, factor)
+    return np.minimum(starts + factor, length) - starts
+
+
+def picture_of(pixels: Array) -> Picture:
+    """(H, W, C) of any range as an RGB picture (H, W, 3) uint8: 8-bit colour as it is, the rest stretched between percentiles."""
+    pixels = pixels[..., :3] if pixels.shape[2] >= 3 else pixels[..., :1].repeat(3, axis=2)
+    low, high = np.percentile(pixels, [0.5, 99.8])
+    if high <= low:
+        high = low + 1
+    return (np.clip((pixels - low) / (high - low), 0, 1) * 255).astype(np.uint8)  # type: ignore[no-any-return]
+
+
+def colours(labels: Array) -> Picture:
+    """(H, W) of ids -> (H, W, 3): a colour that depends on the id alone; neighbouring ids differ."""
+    table = np.array([colorsys.hsv_to_rgb((i * 0.618) % 1, 0.8, 1.0) for i in range(256)]) * 255
+    return table.astype(np.uint8)[labels % 256]
+
+
+def outlines(labels: Array) -> npt.NDArray[np.bool_]:
+    """(H, W): pixels of an object with another id among their four neighbours."""
+    edge = np.zeros(labels.shape, bool)
+    vertical, horizontal = labels[1:] != labels[:-1], labels[:, 1:] != labels[:, :-1]
+    edge[1:] |= vertical
+    edge[:-1] |= vertical
+    edge[:, 1:] |= horizontal
+    edge[:, :-1] |= horizontal
+    return edge & (labels > 0)
+
+
+def draw(exported: Exported) -> Picture:
+    """Objects outlined, classes tinted; of a picture that became another, both side by side."""
+    spec = exported.result.spec
+    factor = -(-max(spec.height, spec.width) // LONGEST)
+    scale = max(1, spec.height // exported.source.spec.height)
+    below = picture_of(reduced(exported.source, max(1, factor // scale), mean=True))
+    if exported.meaning in ("image", "probabilities"):
+        after = picture_of(reduced(exported.result, factor, mean=True))
+        height = min(len(below), len(after))
+        return np.concatenate([below[:height], after[:height]], axis=1)
+    labels = reduced(exported.result, factor, mean=False)[..., 0]
+    height, width = min(len(below), len(labels)), min(below.shape[1], labels.shape[1])
+    below, labels = below[:height, :width], labels[:height, :width]
+    if exported.meaning == "labels":
+        return np.where(outlines(labels)[..., None], colours(labels), below)
+    tinted = (0.6 * below + 0.4 * colours(labels)).astype(np.uint8)
+    return np.where((labels > 0)[..., None], tinted, below)
+
+
+def _export(path: Path, exported: Exported) -> None:
+    from PIL import Image
+
+    Image.fromarray(draw(exported)).save(path, format="PNG")
+
+
+OVERLAY = Exporter(
+    name="overlay",
+    suffix=".png",
+    summary="a picture of the result over the input, at most 2048 pixels a side",
+    export=_export,
+    meanings=("labels", "classes", "probabilities", "image"),
+)

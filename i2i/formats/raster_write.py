@@ -1,0 +1,97 @@
+"""Writing PNG, JPEG and WebP: the same bytes for the same run. PNG is streamed, the others are encoded whole."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from i2i.contracts import Array, ImageSpec, Metadata, Source
+from i2i.errors import OutputError
+from i2i.formats import png_write
+
+JPEG_SIDE, WEBP_SIDE = 65_500, 16_383
+QUALITY = 95
+DESCRIPTION, SOFTWARE, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 270, 305, 282, 283, 296
+CENTIMETRE = 3
+
+
+def write_png(path: Path, source: Source, metadata: Metadata) -> None:
+    """uint8 or uint16, 1 or 3 channels, streamed. The pixel size goes to pHYs, the record as JSON to the text ``i2i``."""
+    _check(path, source.spec, ("uint8", "uint16"), (1, 3))
+    with path.open("wb") as file:
+        png_write.encode(file, source, _chunks(source.spec, metadata))
+
+
+def write_jpeg(path: Path, source: Source, metadata: Metadata) -> None:
+    """uint8, 1 or 3 channels, quality 95. The pixel size and the record (ImageDescription, JSON) go to EXIF."""
+    from PIL import Image
+
+    _check(path, source.spec, ("uint8",), (1, 3), JPEG_SIDE)
+    pixels = _pixels(source)
+    exif = _exif(source.spec, metadata, limit=60_000)
+    with path.open("wb") as file:
+        Image.fromarray(pixels).save(file, "JPEG", quality=QUALITY, subsampling=0, optimize=False, exif=exif)
+
+
+def write_webp(path: Path, source: Source, metadata: Metadata) -> None:
+    """uint8, 3 channels, quality 95. The pixel size and the record (ImageDescription, JSON) go to EXIF."""
+    from PIL import Image
+
+    _check(path, source.spec, ("uint8",), (3,), WEBP_SIDE)
+    pixels = _pixels(source)
+    with path.open("wb") as file:
+        Image.fromarray(pixels).save(file, "WEBP", quality=QUALITY, method=4, exif=_exif(source.spec, metadata))
+
+
+def _check(
+    path: Path, spec: ImageSpec, dtypes: tuple[str, ...], channels: tuple[int, ...], side: int | None = None
+) -> None:
+    """Raise ``OutputError`` for what the format cannot hold; ``side``: the most pixels along one."""
+    if spec.plane_count != 1:
+        raise OutputError(f"{path}: one plane at a time is written, and the image has {spec.plane_count}; choose one")
+    if spec.dtype not in dtypes or spec.channels not in channels:
+        counts = " or ".join(map(str, channels))
+        raise OutputError(
+            f"{path}: {path.suffix} holds {counts} channel(s) of {' or '.join(dtypes)}, "
+            f"and the image has {spec.channels} of {spec.dtype}; write a .tif"
+        )
+    if side is not None and max(spec.height, spec.width) > side:
+        raise OutputError(f"{path}: {path.suffix} holds at most {side:,} pixels a side; write a .tif")
+
+
+def _pixels(source: Source) -> Array:
+    """The whole image: (H, W) or (H, W, 3)."""
+    pixels = np.ascontiguousarray(source.read(source.spec.region))
+    return pixels[..., 0] if source.spec.channels == 1 else pixels
+
+
+def _record(metadata: Metadata) -> str:
+    content = {"meaning": metadata.meaning, "fingerprint": metadata.fingerprint, "record": dict(metadata.record)}
+    return json.dumps(content, sort_keys=True, ensure_ascii=True, default=str)
+
+
+def _chunks(spec: ImageSpec, metadata: Metadata) -> list[tuple[bytes, bytes]]:
+    chunks = [(b"tEXt", b"i2i\0" + _record(metadata).encode("ascii"))]
+    if spec.pixel_size is not None:
+        down, across = (min(2**31 - 1, round(1e6 / side)) for side in spec.pixel_size)
+        chunks.insert(0, (b"pHYs", struct.pack(">IIB", across, down, 1)))
+    return chunks
+
+
+def _exif(spec: ImageSpec, metadata: Metadata, limit: int | None = None) -> Any:
+    """EXIF with the software, the record (left out where it is longer than ``limit``) and the pixel size."""
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[SOFTWARE] = "i2i"
+    record = _record(metadata)
+    if limit is None or len(record) <= limit:
+        exif[DESCRIPTION] = record
+    if spec.pixel_size is not None:
+        exif[Y_RESOLUTION], exif[X_RESOLUTION] = (10_000 / side for side in spec.pixel_size)
+        exif[RESOLUTION_UNIT] = CENTIMETRE
+    return exif

@@ -1,0 +1,176 @@
+"""The plan of a run: windows, batches, blocks and memory, chosen from what is declared and from the budget.
+
+A plan depends on the machine's total memory, not on what is free at the moment, and goes into the manifest: the same
+run has the same plan, and a resumed one uses it as it stands.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from i2i.backends import available_cores
+from i2i.contracts import Footprint, ImageSpec, Predictor, Runtime
+from i2i.errors import UsageError
+from i2i.geometry import Grid, make_grid, round_up
+from i2i.options import RunOptions
+
+BASE_BYTES = 750_000_000
+"""What torch and the libraries take before any work (measured)."""
+LEAST_BYTES = 1_500_000_000
+_TILES = (2048, 1536, 1024, 768, 512, 384, 256)
+_BATCH_PIXELS = 1024**2
+_BLOCK_SIDE = 1024
+_UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a run is done. ``tile``: side of the window asked for; ``cores``: along each side of a block; ``canvas``: memory or disk;
+    ``memory``: the estimate for the whole process, in bytes."""
+
+    tile: tuple[int, int]
+    cores: int
+    batch: int
+    threads: int
+    device: str
+    precision: str
+    backend: str
+    canvas: str
+    memory: int
+    exact: bool
+
+    @property
+    def runtime(self) -> Runtime:
+        return Runtime(self.device, self.precision, self.backend)
+
+    def grid(self, spec: ImageSpec, footprint: Footprint) -> Grid:
+        """The tiles and blocks of an image."""
+        return grid_of(spec, footprint, self.tile, self.cores)
+
+    def as_mapping(self) -> dict[str, Any]:
+        return asdict(self) | {"tile": list(self.tile)}
+
+    @staticmethod
+    def from_mapping(values: dict[str, Any]) -> Plan:
+        return Plan(**values | {"tile": tuple(values["tile"])})
+
+
+def grid_of(spec: ImageSpec, footprint: Footprint, tile: tuple[int, int], cores: int = 1) -> Grid:
+    """The grid that a footprint asks for. Raises ``UsageError`` when the window is too small for the halo."""
+    try:
+        return make_grid(
+            (spec.height, spec.width),
+            tile,
+            halo=footprint.halo,
+            stride=footprint.multiple_of,
+            border=footprint.border,
+            fixed=footprint.fixed_tile is not None,
+            cores=cores,
+        )
+    except ValueError as error:
+        raise UsageError(f"--tile: {error}") from error
+
+
+def parse_size(text: str) -> int:
+    """Bytes in ``2GB``, ``1500 MiB``. Raises ``UsageError``."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]I?)?B?\s*", text.upper())
+    if not match:
+        raise UsageError(f"--memory {text}: expected a size such as 2GB or 1500MB")
+    return int(float(match[1]) * _UNITS[match[2] or ""])
+
+
+def total_memory() -> int:
+    """Bytes of memory that this process may use: the machine's, or its cgroup's limit if that is lower."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            total = min(total, int(Path(path).read_text()))
+        except (OSError, ValueError):
+            continue
+    return total
+
+
+def budget(options: RunOptions) -> int:
+    """The bytes that a run may take: ``--memory``, or half of the machine's, at least 2 GB. Raises ``UsageError`` below 1.5 GB."""
+    if options.memory == "auto":
+        return max(2_000_000_000, total_memory() // 2)
+    size = parse_size(options.memory)
+    if size < LEAST_BYTES:
+        raise UsageError(f"--memory {options.memory}: below 1.5GB nothing can run (the libraries alone take 0.75 GB)")
+    return size
+
+
+def _number(text: str, flag: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"{flag} {text}: expected auto or a whole number from 1")
+    return int(text)
+
+
+def make_plan(spec: ImageSpec, predictor: Predictor, outputs_bytes: int, options: RunOptions, runtime: Runtime) -> Plan:
+    """The plan of one image. ``outputs_bytes``: of a pixel in all layers of the canvas. Raises ``UsageError`` when an asked-for
+    window is too small, or nothing fits the budget."""
+    allowed = budget(options)
+    canvas_bytes = spec.height * spec.width * predictor.footprint.scale**2 * outputs_bytes
+    on_disk = canvas_bytes > allowed // 16 or predictor.kind == "image"
+    left = (allowed - BASE_BYTES) // options.jobs - (0 if on_disk else canvas_bytes) - min(spec.bytes, allowed // 8)
+    tile = _tile(spec, predictor, options, left)
+    batch = _batch(predictor, tile, options, left)
+    grid = grid_of(spec, predictor.footprint, tile)
+    cores = max(1, _BLOCK_SIDE // max(grid.rows.step, grid.columns.step))
+    used = (allowed - BASE_BYTES) // options.jobs + BASE_BYTES - left + _batch_bytes(predictor, grid.window_shape, batch)
+    exact = predictor.footprint.exact or grid.tile_count == 1
+    return Plan(
+        tile, cores, batch, max(1, available_cores() // options.jobs), runtime.device, runtime.precision, runtime.backend,
+        "disk" if on_disk else "memory", used, exact,
+    )  # fmt: skip
+
+
+def _batch_bytes(predictor: Predictor, window: tuple[int, int], batch: int) -> int:
+    return batch * window[0] * window[1] * predictor.window_bytes
+
+
+def _tile(spec: ImageSpec, predictor: Predictor, options: RunOptions, left: int) -> tuple[int, int]:
+    footprint = predictor.footprint
+    if footprint.fixed_tile is not None:
+        return footprint.fixed_tile, footprint.fixed_tile
+    if options.tile != "auto":
+        side = _number(options.tile, "--tile")
+        grid_of(spec, footprint, (side, side))
+        return side, side
+    whole = _whole(spec, footprint)
+    if not footprint.exact and _batch_bytes(predictor, whole, 1) <= left:
+        return whole
+    fitting = [side for side in _TILES if _batch_bytes(predictor, (side, side), 1) <= left and _has_core(side, footprint)]
+    if not fitting:
+        raise UsageError("--memory: too small for one window of this model; raise it, or give a smaller --tile")
+    best = min(fitting, key=lambda side: _work(spec, footprint, side))
+    return best, best
+
+
+def _whole(spec: ImageSpec, footprint: Footprint) -> tuple[int, int]:
+    margin = 2 * round_up(footprint.halo, footprint.multiple_of) if footprint.border == "mirror" else 0
+    height, width = (round_up(length, footprint.multiple_of) + margin for length in (spec.height, spec.width))
+    return height, width
+
+
+def _has_core(side: int, footprint: Footprint) -> bool:
+    return side >= 2 * round_up(footprint.halo, footprint.multiple_of) + footprint.multiple_of
+
+
+def _work(spec: ImageSpec, footprint: Footprint, side: int) -> float:
+    """Pixels that the network computes, a little more for windows that leave the cache."""
+    grid = grid_of(spec, footprint, (side, side))
+    height, width = grid.window_shape
+    return grid.tile_count * height * width * (1.0 if side <= 1024 else 1.1)
+
+
+def _batch(predictor: Predictor, tile: tuple[int, int], options: RunOptions, left: int) -> int:
+    if options.batch != "auto":
+        return _number(options.batch, "--batch")
+    wanted = max(1, _BATCH_PIXELS // (tile[0] * tile[1]))
+    return max(1, min(wanted, left // max(1, _batch_bytes(predictor, tile, 1))))
+

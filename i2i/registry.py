@@ -1,0 +1,138 @@
+"""The plugins, loaded: each is imported and called on its own, and one that fails in any way becomes a
+:class:`~i2i.installed.BrokenPlugin` while the others go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import EntryPoint
+from typing import Any
+
+import pluggy
+
+from i2i import hookspecs, installed
+from i2i.contracts import I2I_API, Exporter, Format, ModelCard, Task
+from i2i.errors import PluginError, UsageError
+from i2i.exporters import builtin_exporters
+from i2i.formats import builtin_formats
+from i2i.installed import BrokenPlugin
+
+_KINDS: Mapping[str, type] = {"tasks": Task, "models": ModelCard, "formats": Format, "exporters": Exporter}
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A plugin that was loaded, and all that it gives."""
+
+    name: str
+    distribution: str
+    tasks: tuple[Task, ...] = ()
+    models: tuple[ModelCard, ...] = ()
+    formats: tuple[Format, ...] = ()
+    exporters: tuple[Exporter, ...] = ()
+
+
+def load_plugin(entry: EntryPoint) -> Plugin | BrokenPlugin:
+    """Import a plugin's module and call its hooks, apart from all others. Whatever it raises becomes the reason."""
+    try:
+        return _load(entry)
+    except (Exception, SystemExit) as error:  # a plugin may raise anything, and must stop nothing
+        reason = " ".join(str(error).split()) or "no message"
+        return BrokenPlugin(entry.name, installed.distribution(entry), f"{type(error).__name__}: {reason}")
+
+
+def _load(entry: EntryPoint) -> Plugin:
+    module = entry.load()
+    stated = getattr(module, "I2I_API", None)
+    if stated != I2I_API:
+        raise PluginError(f"states I2I_API = {stated}, this i2i has {I2I_API}; install a matching version of it")
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    manager.register(module, entry.name)
+    manager.check_pending()
+    given = {kind: _call(manager, f"i2i_{kind}", value) for kind, value in _KINDS.items()}
+    return Plugin(entry.name, installed.distribution(entry), **given)
+
+
+def _call(manager: pluggy.PluginManager, hook: str, kind: type) -> tuple[Any, ...]:
+    values = tuple(value for result in getattr(manager.hook, hook)() for value in result)
+    for value in values:
+        if not isinstance(value, kind):
+            raise PluginError(f"{hook} gave a {type(value).__name__} where a {kind.__name__} is due")
+    return values
+
+
+@dataclass
+class Registry:
+    """What is installed. Nothing is imported before it is asked for; ``broken`` grows as plugins are loaded."""
+
+    broken: list[BrokenPlugin] = field(default_factory=list)
+    _loaded: dict[tuple[str, str, str], Plugin | None] = field(default_factory=dict)
+
+    @cached_property
+    def _tasks(self) -> dict[str, EntryPoint]:
+        chosen, refused = installed.task_entries()
+        self.broken += refused
+        return chosen
+
+    @property
+    def tasks(self) -> list[str]:
+        """The names of the tasks that are installed, whether or not their plugins work."""
+        return sorted(self._tasks)
+
+    def _plugin(self, entry: EntryPoint) -> Plugin | None:
+        key = (entry.group, entry.name, installed.distribution(entry))
+        if key not in self._loaded:
+            result = load_plugin(entry)
+            if isinstance(result, BrokenPlugin):
+                self.broken.append(result)
+            self._loaded[key] = result if isinstance(result, Plugin) else None
+        return self._loaded[key]
+
+    def task(self, name: str) -> Task:
+        """The task of that command. Raises ``UsageError`` when there is none, ``PluginError`` when its plugin is broken."""
+        if name not in self._tasks:
+            raise UsageError(f"no task {name!r}; there are: {', '.join(sorted(self._tasks)) or 'none'}")
+        entry = self._tasks[name]
+        plugin = self._plugin(entry)
+        if plugin is None:
+            broken = next(b for b in self.broken if b.name == name and b.distribution == installed.distribution(entry))
+            raise PluginError(f"the plugin {name} of {broken.distribution} is broken: {broken.reason}")
+        matching = [task for task in plugin.tasks if task.name == name]
+        if not matching:
+            raise PluginError(f"the plugin {name} of {plugin.distribution} gives no task of that name")
+        return matching[0]
+
+    def extensions(self) -> list[Plugin]:
+        """The extensions that work."""
+        return [plugin for entry in installed.found(installed.EXTENSIONS) if (plugin := self._plugin(entry))]
+
+    def all(self) -> list[Plugin]:
+        """Every plugin that works, tasks first: imports them all."""
+        tasks = [plugin for entry in self._tasks.values() if (plugin := self._plugin(entry))]
+        return tasks + self.extensions()
+
+    def _for_task(self, name: str) -> Iterable[Plugin]:
+        own = self._plugin(self._tasks[name]) if name in self._tasks else None
+        return [*([own] if own else []), *self.extensions()]
+
+    def models(self, task: str) -> list[ModelCard]:
+        """The models of a task: its own plugin's, then the extensions'; the first of a name counts."""
+        cards: dict[str, ModelCard] = {}
+        for plugin in self._for_task(task):
+            for card in plugin.models:
+                if card.task == task:
+                    cards.setdefault(card.name, card)
+        return list(cards.values())
+
+    def formats(self) -> tuple[Format, ...]:
+        """The built-in formats, then the extensions'."""
+        return (*builtin_formats(), *(form for plugin in self.extensions() for form in plugin.formats))
+
+    def exporters(self, task: str) -> list[Exporter]:
+        """The built-in exporters, then those of a task's own plugin and of the extensions."""
+        return [*builtin_exporters(), *(exporter for plugin in self._for_task(task) for exporter in plugin.exporters)]
+
+

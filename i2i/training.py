@@ -1,0 +1,179 @@
+"""The training loop: it knows networks, losses and batches, and nothing of any task.
+
+A run is a function of its seed: batches are drawn from (seed, step), so a run that is killed and resumed from its
+checkpoint (weights, optimiser, average of weights, random state) goes on as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from i2i.backends import autocast
+from i2i.errors import TrainingError
+from i2i.models import load_checkpoint, save_checkpoint
+
+Batch = tuple[Tensor, ...]
+Losses = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """``steps`` of AdamW: the learning rate rises linearly for ``warmup`` steps to ``rate``, then falls as a half cosine to 0.
+
+    ``average``: decay of the exponential average of the weights, which is what is validated and kept.
+    """
+
+    steps: int
+    rate: float = 1e-3
+    weight_decay: float = 1e-4
+    warmup: int = 100
+    average: float = 0.995
+
+    def factor(self, step: int) -> float:
+        """The share of ``rate`` used at ``step``, 0 .. 1."""
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What a run needs. ``batch(step)``: tensors of that step, input first. ``losses(network, batch)``: terms by name, which
+    are added. ``validate(network)``: figures by name, of which ``best`` is to be as large as possible.
+    """
+
+    network: nn.Module
+    batch: Callable[[int], Batch]
+    losses: Callable[[nn.Module, Batch], Losses]
+    validate: Callable[[nn.Module], Mapping[str, float]]
+    best: str
+    schedule: Schedule
+    work: Path
+    device: str = "cpu"
+    precision: str = "fp32"
+    validate_every: int = 250
+    report: Callable[[int, int, Mapping[str, float]], None] = lambda step, steps, values: None
+
+
+@dataclass
+class State:
+    """The parts of a run that change; all of it is in the checkpoint."""
+
+    network: nn.Module
+    averaged: AveragedModel
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    best: float = -math.inf
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "network": self.network.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "best": self.best,
+            "best_weights": self.best_weights,
+            "seconds": self.seconds,
+            "random": torch.get_rng_state(),
+        }
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        self.network.load_state_dict(saved["network"])
+        self.averaged.load_state_dict(saved["averaged"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.step, self.best, self.seconds = saved["step"], saved["best"], saved["seconds"]
+        self.best_weights = saved["best_weights"]
+        torch.set_rng_state(saved["random"])
+
+
+def _new_state(loop: Loop) -> State:
+    network = loop.network.to(loop.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    decay = get_ema_multi_avg_fn(loop.schedule.average)
+    averaged = AveragedModel(network, multi_avg_fn=decay, use_buffers=True)
+    schedule = loop.schedule
+    optimizer = torch.optim.AdamW(network.parameters(), lr=schedule.rate, weight_decay=schedule.weight_decay)
+    return State(network, averaged, optimizer)
+
+
+def _take_step(loop: Loop, state: State, batch: Batch) -> dict[str, float]:
+    rate = loop.schedule.rate * loop.schedule.factor(state.step)
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    images = batch[0].to(loop.device, memory_format=torch.channels_last)
+    state.network.train()
+    with autocast(loop.device, loop.precision):
+        losses = loop.losses(state.network, (images, *(part.to(loop.device) for part in batch[1:])))
+    total = torch.stack(list(losses.values())).sum()
+    state.optimizer.zero_grad(set_to_none=True)
+    total.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(state.network.parameters(), 10.0)
+    state.optimizer.step()
+    state.averaged.update_parameters(state.network)
+    return {name: float(value.detach()) for name, value in losses.items()} | {"loss": float(total.detach()), "rate": rate}
+
+
+def _check_finite(loop: Loop, state: State, values: Mapping[str, float]) -> None:
+    if not math.isfinite(values["loss"]):
+        raise TrainingError(
+            f"{loop.work}: the loss is {values['loss']} at step {state.step}: diverged. "
+            "Lower --rate and go on with --resume from the last checkpoint, which is sound"
+        )
+
+
+def _validate(loop: Loop, state: State) -> dict[str, float]:
+    network = state.averaged.module
+    network.eval()
+    with torch.inference_mode(), autocast(loop.device, loop.precision):
+        figures = dict(loop.validate(network))
+    if figures[loop.best] >= state.best:
+        state.best = figures[loop.best]
+        state.best_weights = {name: value.detach().clone() for name, value in network.state_dict().items()}
+    return figures
+
+
+def _log(path: Path, values: Mapping[str, float]) -> None:
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(values) + "\n")
+
+
+def run(loop: Loop, resume: bool = False) -> State:
+    """Train to the schedule's end, with a checkpoint at each validation. ``resume`` goes on from the one in ``loop.work``.
+
+    Writes ``checkpoint.pt`` and ``metrics.jsonl`` there. Raises ``TrainingError`` when the loss is no longer finite.
+    """
+    os.makedirs(loop.work, exist_ok=True)
+    state = _new_state(loop)
+    checkpoint = loop.work / "checkpoint.pt"
+    if resume and checkpoint.exists():
+        state.restore(load_checkpoint(checkpoint))
+    started = time.monotonic() - state.seconds
+    with ThreadPoolExecutor(1) as ahead:
+        coming = ahead.submit(loop.batch, state.step)
+        while state.step < loop.schedule.steps:
+            batch = coming.result()
+            coming = ahead.submit(loop.batch, state.step + 1)
+            values = _take_step(loop, state, batch)
+            _check_finite(loop, state, values)
+            state.step += 1
+            if state.step % loop.validate_every == 0 or state.step == loop.schedule.steps:
+                values |= _validate(loop, state)
+                state.seconds = time.monotonic() - started
+                save_checkpoint(checkpoint, state.as_dict())
+            _log(loop.work / "metrics.jsonl", {"step": state.step, "seconds": time.monotonic() - started} | values)
+            loop.report(state.step, loop.schedule.steps, values)
+    return state

@@ -1,0 +1,67 @@
+"""Segment an image into classes, probabilities or labelled objects (U-Net).
+
+A plugin like anyone's: it is found by its entry point, and imports torch only when a network is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import i2i
+from i2i.contracts import Array, Demo, Evaluation, Model, ModelCard, Runtime, Task, Training, TrainingRun
+from i2i.errors import ModelError
+from i2i_unet.options import EvalOptions, SegmentOptions, TrainOptions
+
+if TYPE_CHECKING:
+    from i2i_unet.predictor import UNetPredictor
+
+I2I_API = 1
+_HERE = Path(__file__).parent
+
+
+def _load(options: SegmentOptions, model: Model | None, runtime: Runtime) -> UNetPredictor:
+    from i2i_unet import predictor
+
+    if model is None:
+        raise ModelError("segment needs a model: give one with --model")
+    return predictor.load(model, runtime)
+
+
+def _train(options: TrainOptions, run: TrainingRun) -> Mapping[str, Any]:
+    from i2i_unet.train import train
+
+    return train(options, run)
+
+
+def _measure(prediction: Array, truth: Array, options: EvalOptions) -> Mapping[str, float]:
+    from i2i_unet.evaluate import measure
+
+    return measure(prediction, truth, options)
+
+
+def _pool(figures: Any) -> Mapping[str, float]:
+    from i2i_unet.evaluate import pool
+
+    return pool(figures)
+
+
+@i2i.hookimpl
+def i2i_tasks() -> list[Task]:
+    return [
+        Task(
+            name="segment",
+            summary="Segment an image into classes, probabilities or labelled objects (U-Net)",
+            options=SegmentOptions,
+            load=_load,
+            train=Training(TrainOptions, _train),
+            evaluate=Evaluation(EvalOptions, _measure, _pool),
+            demos=tuple(Demo(path.stem, path) for path in sorted((_HERE / "samples").glob("*.png"))),
+        )
+    ]
+
+
+@i2i.hookimpl
+def i2i_models() -> list[ModelCard]:
+    return [ModelCard.from_toml(path) for path in sorted((_HERE / "models").glob("*.toml"))]

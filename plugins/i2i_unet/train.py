@@ -1,0 +1,194 @@
+"""Training of segmentation networks (``i2i train segment``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from i2i.components import label_array
+from i2i.contracts import LabelRule, TrainingRun
+from i2i.data import Augmentation, Example, NO_AUGMENTATION, batch, find_pairs
+from i2i.errors import TrainingError
+from i2i.formats import builtin_formats, open_image
+from i2i.geometry import mirror, round_up
+from i2i.metrics import average_precision, match_labels
+from i2i.models import save_model
+from i2i.normalize import Normalization
+from i2i.training import Loop, Schedule, run as run_loop
+from i2i_unet import targets
+from i2i_unet.losses import pixel_weights, soft_dice, weighted_cross_entropy
+from i2i_unet.network import UNet, UNetConfig, centre_crop, forward_window, margin, original, valid_size
+from i2i_unet.options import TrainOptions
+
+
+def load_examples(images: Path, masks: Path, normalization: Normalization) -> list[Example]:
+    """Pairs of an image and its mask of equal size. Raises ``TrainingError`` that names the file that does not fit."""
+    suffixes = [suffix for form in builtin_formats() for suffix in form.suffixes]
+    examples = [_load(pair.image, pair.truth, normalization) for pair in find_pairs(images, masks, suffixes)]
+    channels = {example.image.shape[0] for example in examples}
+    if len(channels) > 1:
+        raise TrainingError(f"{images}: images of {' and '.join(map(str, sorted(channels)))} channels; train on one kind")
+    if not any(bool(example.truth.any()) for example in examples):
+        raise TrainingError(f"{masks}: no mask holds an object: every pixel is 0")
+    return examples
+
+
+def _load(image: Path, mask: Path, normalization: Normalization) -> Example:
+    pixels, truth = open_image(image), open_image(mask)
+    if (pixels.spec.height, pixels.spec.width) != (truth.spec.height, truth.spec.width):
+        sizes = " and ".join(f"{spec.height} x {spec.width}" for spec in (pixels.spec, truth.spec))
+        raise TrainingError(f"{mask}: its size differs from the image's ({sizes})")
+    if truth.spec.channels != 1:
+        raise TrainingError(f"{mask}: a mask has one channel, this has {truth.spec.channels}")
+    frozen = normalization.freeze(pixels, 0)
+    normal = torch.from_numpy(frozen.apply(pixels.read(pixels.spec.region)))
+    labels = torch.from_numpy(truth.read(truth.spec.region)[..., 0].astype(np.int32))
+    return Example(normal.permute(2, 0, 1).contiguous(), labels, image.name)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the network learns: ``classes`` by name; ``instances``: from object ids, or as the mask states them."""
+
+    class_names: tuple[str, ...]
+    instances: bool
+
+    @staticmethod
+    def of(options: TrainOptions, examples: Sequence[Example]) -> Target:
+        if options.target == "border":
+            return Target(targets.CLASS_NAMES, True)
+        if options.target == "foreground":
+            return Target(targets.CLASS_NAMES[:2], True)
+        count = 1 + max(int(example.truth.max()) for example in examples)
+        if count > 256:
+            raise TrainingError(f"--target classes: the masks hold ids up to {count - 1}; object ids need --target border")
+        return Target(tuple(f"class {i}" for i in range(count)), False)
+
+    @property
+    def rule(self) -> LabelRule | None:
+        if not self.instances:
+            return None
+        return targets.LABEL_RULE if len(self.class_names) == 3 else replace(targets.LABEL_RULE, border=None, dilate=0)
+
+    def classes(self, truth: Tensor) -> Tensor:
+        """(N, H, W) of what the masks state -> (N, H, W) int64 classes."""
+        if not self.instances:
+            return truth
+        return targets.interior_border(truth) if len(self.class_names) == 3 else (truth > 0).long()
+
+
+def _network_config(options: TrainOptions, channels: int, classes: int) -> UNetConfig:
+    if options.arch == "original":
+        return original(channels, classes)
+    config = UNetConfig(
+        channels, classes, options.depth, options.filters, options.padding, options.norm, options.up, options.dropout
+    )
+    try:
+        return config.checked()
+    except ValueError as error:
+        raise TrainingError(f"no such network: {error}") from error
+
+
+def _losses(options: TrainOptions, target: Target, network: nn.Module, parts: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    images, truth = parts
+    logits = network(images)
+    truth = centre_crop(truth, logits)
+    classes = target.classes(truth)
+    weights = pixel_weights(targets.between_objects(truth), options.gap_weight) if target.instances else torch.ones(truth.shape)
+    return {
+        "cross_entropy": weighted_cross_entropy(logits, classes, weights.to(logits.device)),
+        "dice": options.dice_weight * soft_dice(logits, classes),
+    }
+
+
+def predict_classes(network: UNet, image: Tensor) -> Tensor:
+    """(C, H, W) normalised -> (H, W) int64 classes, whole: padded as the engine pads."""
+    config = network.config
+    height, width = image.shape[-2:]
+    padded = [round_up(length, config.stride) for length in (height, width)]
+    if config.padding == "valid":
+        context = round_up(margin(config), config.stride)
+        rows, columns = (
+            torch.tensor([mirror(i, length) for i in range(-context, whole + context)])
+            for length, whole in zip((height, width), padded, strict=True)
+        )
+        window = image[None, :, rows][..., columns]
+    else:
+        window = functional.pad(image[None], (0, padded[1] - width, 0, padded[0] - height))
+    logits = forward_window(network, window.contiguous(memory_format=torch.channels_last))
+    return logits[0, :, :height, :width].float().argmax(0)
+
+
+def _validate(target: Target, examples: Sequence[Example], device: str, network: nn.Module) -> dict[str, float]:
+    """Mean over images of AP at IoU 0.5 for objects, of the share of right pixels for classes."""
+    assert isinstance(network, UNet)
+    scores = []
+    for example in examples:
+        classes = predict_classes(network, example.image.to(device)).cpu()
+        if target.rule is None:
+            scores.append(float((classes == example.truth).float().mean()))
+            continue
+        labels = label_array(classes.numpy().astype(np.uint8), target.rule)
+        counts = average_precision(match_labels(labels, example.truth.numpy()), 0.5)
+        scores.append(counts.tp / max(1, counts.tp + counts.fp + counts.fn) if counts.tp + counts.fp + counts.fn else 1.0)
+    return {_metric(target): float(np.mean(scores))}
+
+
+def _metric(target: Target) -> str:
+    return "ap50" if target.instances else "accuracy"
+
+
+def _split(options: TrainOptions, normalization: Normalization) -> tuple[list[Example], list[Example]]:
+    """Training and validation examples: two folders, or every tenth image held back."""
+    examples = load_examples(Path(options.images), Path(options.masks), normalization)
+    if options.val_images:
+        return examples, load_examples(Path(options.val_images), Path(options.val_masks or options.masks), normalization)
+    if len(examples) < 2:
+        raise TrainingError(f"{options.images}: one image alone; give --val-images and --val-masks for validation")
+    held = [example for i, example in enumerate(examples) if i % 10 == 9] or examples[-1:]
+    kept = [example for example in examples if all(example is not other for other in held)]
+    return kept, held
+
+
+def train(options: TrainOptions, run: TrainingRun) -> Mapping[str, Any]:
+    """Train, and write the weights that validated best to ``run.output``. Returns the figures for the report."""
+    normalization = Normalization(method=options.normalize)
+    examples, held = _split(options, normalization)
+    target = Target.of(options, examples)
+    run.message(f"{len(examples)} images to train on, {len(held)} to validate; classes: {', '.join(target.class_names)}")
+    torch.manual_seed(run.seed)
+    config = _network_config(options, examples[0].image.shape[0], len(target.class_names))
+    network = UNet(config)
+    side = options.crop if config.padding == "same" else valid_size(config, options.crop)
+    augmentation = Augmentation() if options.augment else NO_AUGMENTATION
+    loop = Loop(
+        network=network,
+        batch=lambda step: batch(examples, side, options.batch, augmentation, (run.seed, step)),
+        losses=lambda net, parts: _losses(options, target, net, parts),
+        validate=lambda net: _validate(target, held, run.device, net),
+        best=_metric(target),
+        schedule=Schedule(options.steps, options.rate),
+        work=run.work,
+        device=run.device,
+        precision=run.precision,
+        validate_every=options.validate_every,
+        report=run.report,
+    )
+    state = run_loop(loop, run.resume)
+    header = {
+        "task": "segment",
+        "network": config.as_mapping(),
+        "normalization": normalization.as_mapping(),
+        "class_names": list(target.class_names),
+        "label_rule": asdict(target.rule) if target.rule else None,
+        "training": {"options": asdict(options), "seed": run.seed, "precision": run.precision, "images": len(examples)},
+    }
+    digest = save_model(run.output, state.best_weights, header)
+    return {"model": str(run.output), "sha256": digest, _metric(target): state.best, "seconds": state.seconds}
