@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,11 +17,12 @@ from i2i.canvas import MemoryCanvas
 from i2i.contracts import Array, Output, Predictor, Runtime, TrainingRun
 from i2i.engine import Job, run_job
 from i2i.errors import InputError, OutputError, UsageError
-from i2i.formats import open_image
+from i2i.formats import builtin_formats, open_image
 from i2i.formats.views import ArraySource
 from i2i.geometry import Region
 from i2i.options import RunOptions
 from i2i.planner import make_plan
+from i2i.publish import make_folder
 from i2i.registry import Registry
 from i2i.report import RunReport
 from i2i.session import Session, canvas_bytes
@@ -49,7 +51,7 @@ def run(task: str, input: str | Path, output: str | Path | None = None, **option
     items = batch.plan_items(current, [str(input)], str(output or ""), exports)
     if len(items) > 1:
         raise UsageError(f"{input}: several images; run takes one, run_many takes them all")
-    return current.process(items[0])
+    return batch.process_one(current, items[0])
 
 
 def run_many(task: str, inputs: Sequence[str | Path], output: str | Path | None = None, **options: Any) -> list[RunReport]:
@@ -78,7 +80,7 @@ class Loaded:
     def __call__(self, pixels: Array, **spec: Any) -> Array:
         """(H, W) or (H, W, C), any real dtype -> (H, W) or (H, W, C) of the kind asked for. ``spec``: fields of ``ImageSpec``."""
         source = ArraySource(pixels if pixels.ndim == 3 else pixels[..., None], **spec)
-        prepared = self.predictor.prepare(source, self.session.run.seed)
+        prepared = self.predictor.fitted(source.spec).prepare(source, self.session.run.seed)
         output: Output = self.session.choose_output(prepared)
         self.session.fit_channels(source, prepared, None, "the array")
         plan = make_plan(source.spec, prepared, canvas_bytes(prepared, output), self.session.run, self.runtime)
@@ -109,7 +111,7 @@ def train(task: str, output: str | Path, *, registry: Registry | None = None, **
     common = {name: options.pop(name) for name in list(options) if name in {item.name for item in fields(TrainingOptions)}}
     report = options.pop("report", lambda step, steps, values: None)
     message = options.pop("message", lambda text: None)
-    values = option_types.make(known.train.options, options)
+    values: Any = option_types.make(known.train.options, options)
     settings = option_types.make(TrainingOptions, common)
     path = Path(output)
     work = _check_model_path(path, settings)
@@ -119,7 +121,11 @@ def train(task: str, output: str | Path, *, registry: Registry | None = None, **
     if precision == "auto":
         precision = "bf16" if has_bf16(device) else "fp32"
     current = TrainingRun(path, work, settings.seed, device, precision, settings.resume, report, message)
-    return known.train.run(values, current)
+    try:
+        return known.train.run(values, current)
+    finally:
+        with contextlib.suppress(OSError):
+            work.rmdir()  # only when it is empty: the data were refused
 
 
 @dataclass(frozen=True)
@@ -135,19 +141,23 @@ class TrainingOptions:
     resume: bool = option_types.option(False, help="go on from the last checkpoint", panel=option_types.INPUT)
 
 
+def training_folder(output: Path) -> Path:
+    """Where the training of a model keeps its checkpoint."""
+    return output.with_name(output.stem + "-training")
+
+
 def _check_model_path(path: Path, settings: TrainingOptions) -> Path:
     """The folder for checkpoints, made. Raises ``UsageError`` or ``OutputError``."""
     if path.suffix != ".safetensors":
         raise UsageError(f"{path}: a model's name ends in .safetensors")
     if path.exists() and not (settings.overwrite or settings.resume):
         raise OutputError(f"{path}: exists; --overwrite replaces it")
-    work = path.with_name(path.stem + "-training")
+    work = training_folder(path)
+    if settings.resume and settings.overwrite:
+        raise UsageError("--resume goes on, --overwrite starts again; choose one")
     if (work / "checkpoint.pt").exists() and not (settings.overwrite or settings.resume):
         raise OutputError(f"{work}: holds a training run; --resume goes on with it, --overwrite starts again")
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{work}: cannot be made: {error.strerror}; choose another -o") from error
+    make_folder(work)
     return work
 
 
@@ -159,12 +169,14 @@ class EvalReport:
     images: Mapping[str, Mapping[str, float]]
 
 
-def evaluate(task: str, prediction: str | Path, truth: str | Path, *, registry: Registry | None = None, **options: Any) -> EvalReport:
-    """Compare two files, or two folders whose files have the same stems. Raises ``I2IError``."""
+def evaluate(
+    task: str, prediction: str | Path, truth: str | Path, *, registry: Registry | None = None, **options: Any
+) -> EvalReport:
+    """Compare two files, or two folders whose files have the same names but for their suffixes. Raises ``I2IError``."""
     known = (registry or Registry()).task(task)
     if known.evaluate is None:
         raise UsageError(f"{task} has no evaluation")
-    values = option_types.make(known.evaluate.options, options)
+    values: Any = option_types.make(known.evaluate.options, options)
     images = {}
     for name, first, second in pairs_of(Path(prediction), Path(truth)):
         try:
@@ -183,18 +195,28 @@ def _pixels(path: Path) -> Array:
 
 
 def pairs_of(prediction: Path, truth: Path) -> list[tuple[str, Path, Path]]:
-    """(name, prediction, truth) of two files or of two folders. Every truth needs a prediction. Raises ``InputError``."""
+    """(name, prediction, truth) of two files, or of the images in two folders and the folders in them, which are named by
+    their paths without suffix. Every truth needs a prediction. Raises ``InputError`` or ``UsageError``."""
     if not truth.is_dir():
         return [(truth.stem, prediction, truth)]
     if not prediction.is_dir():
         raise InputError(f"{prediction}: {truth} is a folder, so give a folder of predictions")
-    predictions, truths = ({path.stem: path for path in sorted(folder.iterdir()) if path.is_file()} for folder in (prediction, truth))
+    predictions, truths = _named(prediction), _named(truth)
     missing = sorted(set(truths) - set(predictions))
     if missing:
         raise InputError(f"{truths[missing[0]]}: no prediction of that name in {prediction} ({len(missing)} such)")
-    if not truths:
-        raise InputError(f"{truth}: an empty folder")
-    return [(stem, predictions[stem], truths[stem]) for stem in truths]
+    return [(name, predictions[name], truths[name]) for name in truths]
+
+
+def _named(folder: Path) -> dict[str, Path]:
+    files, _ = batch.expand([str(folder)], builtin_formats())
+    named: dict[str, Path] = {}
+    for file in files:
+        name = file.relative.with_suffix("").as_posix()
+        if name in named:
+            raise InputError(f"{file.path}: {named[name].name} has the same name but for the suffix; keep one of them")
+        named[name] = file.path
+    return named
 
 
 __all__ = ["EvalReport", "Loaded", "TrainingOptions", "evaluate", "load", "run", "run_many", "session", "train"]

@@ -1,77 +1,84 @@
 """Many inputs: which files they are, where each result goes, and what became of each.
 
 Everything that can be refused is refused before the first image is touched: outputs that exist, two inputs with one
-output, an output that is its input.
+output, an output that is its input, a format that cannot hold the result.
 """
 
 from __future__ import annotations
 
 import glob
+import logging
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from i2i import report as reports
 from i2i.canvas import partial_folder
-from i2i.contracts import Exporter, Format
+from i2i.contracts import Exporter, Format, Task
 from i2i.engine import Progress
 from i2i.errors import I2IError, OutputError, UsageError
 from i2i.formats import format_for_output
 from i2i.options import RunOptions
+from i2i.publish import make_folder
 from i2i.report import RunReport
 from i2i.session import Item, Session
 
 _MAGIC = "*?["
+_LOG = logging.getLogger("i2i")
 
 
 @dataclass(frozen=True)
-class _Input:
+class Input:
     """A file, and its place below the folder that was given (its name, for a file given as such)."""
 
     path: Path
     relative: Path
 
 
-def _readable(formats: Sequence[Format]) -> frozenset[str]:
-    return frozenset(suffix for form in formats for suffix in form.suffixes)
+# ------------------------------------------------------------------------------------------------------------- inputs
 
 
-def _in_folder(folder: Path, suffixes: frozenset[str]) -> Iterator[_Input]:
-    for root, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and not name.endswith(".i2i-partial"))
-        stores = [name for name in folders if Path(name).suffix.lower() in suffixes]
-        folders[:] = [name for name in folders if name not in stores]
-        for name in sorted([*files, *stores]):
-            if Path(name).suffix.lower() in suffixes and not name.startswith("."):
-                path = Path(root) / name
-                yield _Input(path, path.relative_to(folder))
-
-
-def expand(inputs: Sequence[str], formats: Sequence[Format]) -> tuple[list[_Input], bool]:
-    """The files that the inputs name, and whether they are several by their nature (a folder, a glob, more than one).
+def expand(inputs: Sequence[str], formats: Sequence[Format], output: str = "") -> tuple[list[Input], bool]:
+    """The files that the inputs name, and whether they are several by their nature (a folder, a glob, more than one). What
+    lies in the folder ``output`` is left out: the results of the last run are no inputs of the next.
 
     Raises ``UsageError`` when one names nothing.
     """
-    suffixes = _readable(formats)
-    found: list[_Input] = []
+    suffixes = frozenset(suffix for form in formats for suffix in form.suffixes)
+    found: list[Input] = []
     several = len(inputs) > 1
     for text in inputs:
         path = Path(text)
         if path.is_dir() and path.suffix.lower() not in suffixes:
-            files = list(_in_folder(path, suffixes))
+            files = list(_in_folder(path, suffixes, Path(output).absolute() if output else None))
             several = True
         elif not path.exists() and any(c in text for c in _MAGIC):
-            files = [_Input(Path(p), Path(p).relative_to(_glob_root(text))) for p in sorted(glob.glob(text, recursive=True))]
+            files = [Input(Path(p), Path(p).relative_to(_glob_root(text))) for p in sorted(glob.glob(text, recursive=True))]
             files = [file for file in files if file.path.suffix.lower() in suffixes]
             several = True
         else:
-            files = [_Input(path, Path(path.name))]
+            files = [Input(path, Path(path.name))]
         if not files:
             raise UsageError(f"{text}: no image there ({', '.join(sorted(suffixes))})")
         found += files
     return found, several
+
+
+def _in_folder(folder: Path, suffixes: frozenset[str], without: Path | None) -> Iterator[Input]:
+    for root, folders, files in os.walk(folder):
+        stores = [name for name in folders if Path(name).suffix.lower() in suffixes]
+        folders[:] = sorted(name for name in folders if name not in stores and _is_searched(Path(root, name), without))
+        for name in sorted([*files, *stores]):
+            if Path(name).suffix.lower() in suffixes and not name.startswith("."):
+                path = Path(root) / name
+                yield Input(path, path.relative_to(folder))
+
+
+def _is_searched(folder: Path, without: Path | None) -> bool:
+    return not folder.name.startswith(".") and not folder.name.endswith(".i2i-partial") and folder.absolute() != without
 
 
 def _glob_root(pattern: str) -> Path:
@@ -84,15 +91,7 @@ def _glob_root(pattern: str) -> Path:
     return Path(*fixed)
 
 
-def _output_suffix(path: Path, formats: Sequence[Format], lossy: bool) -> str:
-    """The input's own where that format can be written and loses nothing; else PNG for pictures, TIFF for the rest."""
-    suffix = path.suffix.lower()
-    for form in formats:
-        if suffix in form.suffixes:
-            if form.write is not None and (lossy or not form.lossy):
-                return suffix
-            return ".png" if form.lossy or form.name in ("bmp", "raster") else ".tif"
-    return ".tif"
+# ------------------------------------------------------------------------------------------------------------ outputs
 
 
 def plan_items(
@@ -101,22 +100,36 @@ def plan_items(
     """An item for each input. ``output``: ``-o``, may be empty. ``exports``: exporter name -> file, or folder for several.
     ``names``: how messages call an input. Raises ``UsageError`` or ``OutputError`` before anything is written."""
     formats, task = session.formats, session.task
-    files, several = expand(inputs, formats)
+    files, several = expand(inputs, formats, output)
     exporters = {exporter.name: exporter for exporter in session.registry.exporters(task.name)}
+    asked = "." + session.run.format.lower().lstrip(".") if session.run.format else ""
     items = []
     for file in files:
-        suffix = _output_suffix(file.path, formats, task.lossy)
+        suffix = asked or _suffix(file.path, formats, task.lossy)
         target, free = _target(file, files, several, output, task.name, suffix)
-        named = _export_paths(exports, exporters, file, several)
+        if asked and target.suffix.lower() != asked:
+            raise UsageError(f"--format {session.run.format}: -o {output} says otherwise; leave one of them out")
+        fallback = target.with_suffix(".tif") if free and not asked and suffix != ".tif" else None
         shown = (names or {}).get(str(file.path), str(file.path))
-        items.append(Item(file.path, target, shown, free, named))
-    _check(items, session.run, formats)
+        items.append(Item(file.path, target, shown, fallback, _export_paths(exports, exporters, file, several)))
+    outputs = {item.output for item in items}
+    items = [replace(item, fallback=None) if item.fallback in outputs else item for item in items]
+    _check(items, session.run, formats, task)
     return items
 
 
-def _target(
-    file: _Input, files: Sequence[_Input], several: bool, output: str, task: str, suffix: str
-) -> tuple[Path, bool]:
+def _suffix(path: Path, formats: Sequence[Format], lossy: bool) -> str:
+    """The input's own where that format can be written and loses nothing; else PNG for pictures, TIFF for the rest."""
+    suffix = path.suffix.lower()
+    for form in formats:
+        if suffix in form.suffixes:
+            if form.write is not None and (lossy or not form.lossy):
+                return suffix
+            return ".png" if form.lossy or form.name == "BMP" else ".tif"
+    return ".tif"
+
+
+def _target(file: Input, files: Sequence[Input], several: bool, output: str, task: str, suffix: str) -> tuple[Path, bool]:
     """The output path of an input, and whether its suffix was chosen here."""
     if several:
         folder = Path(output) if output else _default_folder(files, task)
@@ -124,43 +137,68 @@ def _target(
     if not output:
         return file.path.with_name(f"{file.path.stem}-{task}{suffix}"), True
     path = Path(output)
-    if path.is_dir() and path.suffix.lower() != ".zarr":
+    if output.endswith(("/", os.sep)) or (path.is_dir() and path.suffix.lower() != ".zarr"):
         return path / file.relative.with_suffix(suffix), True
+    if not path.suffix:
+        raise UsageError(f"-o {output}: end it with a suffix for a file, such as {output}{suffix}, or with / for a folder")
     return path, False
 
 
-def _default_folder(files: Sequence[_Input], task: str) -> Path:
+def _default_folder(files: Sequence[Input], task: str) -> Path:
     """``<folder>-<task>`` beside the folder that holds the inputs."""
     first = files[0]
-    root = Path(*first.path.absolute().parts[: len(first.path.absolute().parts) - len(first.relative.parts)])
-    return root.with_name(f"{root.name}-{task}")
+    root = first.path.parents[len(first.relative.parts) - 1]
+    folder = root.absolute() if root.name in ("", "..") else root
+    if not folder.name:
+        raise UsageError(f"{first.path}: say with -o where the results go")
+    named = folder.with_name(f"{folder.name}-{task}")
+    return named if folder is root else Path(os.path.relpath(named))
 
 
-def _export_paths(
-    exports: Mapping[str, str], exporters: Mapping[str, Exporter], file: _Input, several: bool
-) -> dict[str, Path]:
+def _export_paths(exports: Mapping[str, str], exporters: Mapping[str, Exporter], file: Input, several: bool) -> dict[str, Path]:
     paths = {}
     for name, text in exports.items():
-        folder = several or Path(text).is_dir()
+        folder = several or text.endswith(("/", os.sep)) or Path(text).is_dir()
         paths[name] = Path(text) / file.relative.with_suffix(exporters[name].suffix) if folder else Path(text)
     return paths
 
 
-def _check(items: Sequence[Item], run: RunOptions, formats: Sequence[Format]) -> None:
+# -------------------------------------------------------------------------------------------------------------- checks
+
+
+def _check(items: Sequence[Item], run: RunOptions, formats: Sequence[Format], task: Task) -> None:
+    for item in items:
+        form = format_for_output(item.output, formats)
+        if form.lossy and not task.lossy:
+            raise UsageError(f"{item.output}: {form.name} loses what {task.name} measures; use .png or .tif")
+    _refuse_collisions(items)
+    _refuse_inputs(items)
+    if not (run.overwrite or run.skip_existing or run.resume or run.dry_run):
+        _refuse_existing(items)
+
+
+def _files(item: Item) -> list[Path]:
+    return [item.output, *item.exports.values()]
+
+
+def _refuse_collisions(items: Sequence[Item]) -> None:
     taken: dict[Path, Item] = {}
     for item in items:
-        format_for_output(item.output, formats)
-        for path in (item.output, *item.exports.values()):
+        for path in _files(item):
             place = Path(os.path.abspath(path))
+            if taken.get(place) is item:
+                raise UsageError(f"{path}: is to hold two results; give each a path of its own")
             if place in taken:
                 raise UsageError(f"{taken[place].name} and {item.name} would both write {path}; rename one, or run them apart")
             taken[place] = item
+
+
+def _refuse_inputs(items: Sequence[Item]) -> None:
     sources = {_identity(item.path): item for item in items}
     for item in items:
-        for path in (item.output, *item.exports.values()):
+        for path in _files(item):
             if (known := _identity(path)) and known in sources:
                 raise UsageError(f"{path}: the output is the input {sources[known].name}; choose another path")
-    _refuse_existing(items, run)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -172,20 +210,31 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _refuse_existing(items: Sequence[Item], run: RunOptions) -> None:
-    if run.overwrite or run.skip_existing or run.resume or run.dry_run:
-        return
-    existing = [path for item in items for path in (item.output, *item.exports.values()) if path.exists()]
+def _refuse_existing(items: Sequence[Item]) -> None:
+    existing = [path for item in items for path in _files(item) if path.exists()]
     if existing:
         more = f" ({len(existing)} such)" if len(existing) > 1 else ""
         raise OutputError(f"{existing[0]}: exists{more}; --overwrite replaces it, --skip-existing leaves it")
 
 
+# ----------------------------------------------------------------------------------------------------------------- run
+
+
 def _is_complete(item: Item, run: RunOptions) -> bool:
     """Whether to leave an item alone: its output is there, whole (files get their names only when complete)."""
-    if not (run.skip_existing or run.resume) or run.overwrite:
+    if not (run.skip_existing or run.resume) or run.overwrite or partial_folder(item.output).exists():
         return False
-    return item.output.exists() and not partial_folder(item.output).exists()
+    return item.output.exists() or (item.fallback is not None and item.fallback.exists())
+
+
+def process_one(session: Session, item: Item, progress: Progress = lambda stage, share: None) -> RunReport:
+    """One item, or nothing when its output is complete and may stay. Raises ``I2IError``."""
+    if _is_complete(item, session.run):
+        there = item.output if item.output.exists() else item.fallback
+        return RunReport(session.task.name, item.name, str(there), reports.SKIPPED)
+    if not session.run.dry_run:
+        make_folder(item.output.parent)
+    return session.process(item, progress)
 
 
 def process(
@@ -195,33 +244,44 @@ def process(
     finished: Callable[[RunReport], None] = lambda report: None,
 ) -> list[RunReport]:
     """Every item, ``--jobs`` at a time; one that fails does not stop the others. Reports in the order of the items."""
+    stop = threading.Event()
 
     def one(item: Item) -> RunReport:
-        if _is_complete(item, session.run):
-            result = RunReport(session.task.name, item.name, str(item.output), reports.SKIPPED)
-        else:
-            result = _attempt(session, item, progress(item))
+        result = _attempt(session, item, _stoppable(progress(item), stop))
         finished(result)
         return result
 
     if session.run.jobs == 1 or len(items) == 1:
         return [one(item) for item in items]
     with ThreadPoolExecutor(session.run.jobs) as workers:
-        return list(workers.map(one, items))
+        futures = [workers.submit(one, item) for item in items]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            stop.set()
+            workers.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _stoppable(progress: Progress, stop: threading.Event) -> Progress:
+    """Progress that ends its thread's image when the main thread was interrupted."""
+
+    def told(stage: str, share: float) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        progress(stage, share)
+
+    return told
 
 
 def _attempt(session: Session, item: Item, progress: Progress) -> RunReport:
     try:
-        if not session.run.dry_run:
-            _make_folder(item.output.parent)
-        return session.process(item, progress)
+        return process_one(session, item, progress)
     except I2IError as error:
-        return RunReport(session.task.name, item.name, str(item.output), reports.FAILED, error=str(error))
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be made: {error.strerror}; choose another -o") from error
-
+        failure: Exception = error
+        text, code = str(error).replace(str(item.path), item.name), error.exit_code
+    except Exception as error:  # a plugin may raise anything, and one image must not stop the others
+        failure, reason = error, " ".join(str(error).split())
+        text, code = f"{item.name}: a bug in {session.task.name}: {type(error).__name__}: {reason} (-v shows where)", 1
+    _LOG.debug("%s", item.name, exc_info=failure)
+    return RunReport(session.task.name, item.name, str(item.output), reports.FAILED, error=text, exit_code=code)

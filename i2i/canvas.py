@@ -22,7 +22,7 @@ import numpy as np
 
 from i2i.contracts import Array, ImageSpec
 from i2i.errors import OutputError
-from i2i.files import remove, replacing
+from i2i.files import remove, replacing, writing
 from i2i.geometry import Region
 
 PARTIAL = ".i2i-partial"
@@ -34,19 +34,24 @@ def partial_folder(output: Path) -> Path:
 
 
 class Layer:
-    """One array of pixels (height, width, channels), read and written by region. A :class:`~i2i.contracts.WritableSource`."""
+    """One array of pixels (height, width, channels), read and written by region. A :class:`~i2i.contracts.WritableSource`.
 
-    def __init__(self, spec: ImageSpec, pixels: Any) -> None:
+    What is read is the reader's own: it does not change with later writes, nor the layer with it.
+    """
+
+    def __init__(self, spec: ImageSpec, pixels: Any, folder: Path = Path()) -> None:
         self.spec = spec
         self._pixels = pixels
+        self._folder = folder
 
     def read(self, region: Region, plane: int = 0, level: int = 0) -> Array:
         rows, columns = region.slices
-        return np.asarray(self._pixels[rows, columns])
+        return np.array(self._pixels[rows, columns])
 
     def write(self, region: Region, pixels: Array) -> None:
         rows, columns = region.slices
-        self._pixels[rows, columns] = pixels
+        with writing(self._folder):
+            self._pixels[rows, columns] = pixels
 
     def close(self) -> None:
         """Nothing to close."""
@@ -98,7 +103,7 @@ class MemoryCanvas:
         self._done.setdefault(stage, set()).add(block)
 
     def store(self, stage: str, block: int, arrays: Mapping[str, Array]) -> None:
-        self._kept[stage, block] = dict(arrays)
+        self._kept[stage, block] = {name: np.array(value) for name, value in arrays.items()}
 
     def fetch(self, stage: str, block: int) -> dict[str, Array] | None:
         return self._kept.get((stage, block))
@@ -121,17 +126,18 @@ class DiskCanvas:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = filelock.FileLock(folder / "lock")
             self._lock.acquire(timeout=0)
+            self._journal = Journal(folder / "journal.jsonl")
         except filelock.Timeout as error:
             raise OutputError(f"{folder}: another run is writing this output; wait for it, or choose another -o") from error
         except OSError as error:
             raise OutputError(f"{folder}: cannot be made: {error.strerror}; choose another -o") from error
         self.folder = folder
         self._layers: dict[str, Layer] = {}
-        self._journal = Journal(folder / "journal.jsonl")
 
     def layer(self, name: str, spec: ImageSpec, chunk: tuple[int, int]) -> Layer:
         if name not in self._layers:
-            self._layers[name] = Layer(spec, _zarr_array(self.folder / "layers" / name, spec, chunk))
+            with writing(self.folder):
+                self._layers[name] = Layer(spec, _zarr_array(self.folder / "layers" / name, spec, chunk), self.folder)
         return self._layers[name]
 
     def done(self, stage: str) -> frozenset[int]:
@@ -145,7 +151,8 @@ class DiskCanvas:
 
     def store(self, stage: str, block: int, arrays: Mapping[str, Array]) -> None:
         path = self._kept(stage, block)
-        path.parent.mkdir(exist_ok=True)
+        with writing(path):
+            path.parent.mkdir(exist_ok=True)
         with replacing(path) as temporary, temporary.open("wb") as stream:
             np.savez(stream, **arrays)  # type: ignore[arg-type]  # its stub takes the names for its own option
 
@@ -161,6 +168,10 @@ class DiskCanvas:
         self._lock.release()
 
     def remove(self) -> None:
+        """First what says that blocks are done: a run that is killed here must not be resumed on half a folder."""
+        self._journal.close()
+        for name in ("manifest.json", "journal.jsonl"):
+            remove(self.folder / name)
         self.close()
         remove(self.folder)
 
@@ -168,16 +179,17 @@ class DiskCanvas:
 def _zarr_array(path: Path, spec: ImageSpec, chunk: tuple[int, int]) -> Any:
     import zarr
 
-    if path.exists():
+    if (path / "zarr.json").exists():
         return zarr.open_array(path, mode="r+")
     shape = (spec.height, spec.width, spec.channels)
-    return zarr.create_array(path, shape=shape, chunks=(*chunk, spec.channels), dtype=spec.dtype)
+    return zarr.create_array(path, shape=shape, chunks=(*chunk, spec.channels), dtype=spec.dtype, overwrite=True)
 
 
 class Journal:
-    """Lines of JSON, ``{"stage": ..., "block": ...}``, appended and flushed; a torn last line counts as not written."""
+    """Lines of JSON, ``{"stage": ..., "block": ...}``, appended unbuffered; a torn last line counts as not written."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self.done: dict[str, set[int]] = {}
         whole = 0
         for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
@@ -186,13 +198,13 @@ class Journal:
                 break
             self.done.setdefault(entry[0], set()).add(entry[1])
             whole += len(line)
-        self._stream = path.open("ab")
+        self._stream = path.open("ab", buffering=0)
         self._stream.truncate(whole)
 
     def add(self, stage: str, block: int) -> None:
+        with writing(self.path):
+            self._stream.write(json.dumps({"stage": stage, "block": block}).encode() + b"\n")
         self.done.setdefault(stage, set()).add(block)
-        self._stream.write(json.dumps({"stage": stage, "block": block}).encode() + b"\n")
-        self._stream.flush()
 
     def close(self) -> None:
         self._stream.close()

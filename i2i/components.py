@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -94,7 +95,7 @@ def resolve(grid: Grid, parts: Sequence[BlockComponents], read: ReadLabels, rule
     kept = np.flatnonzero((roots == np.arange(len(roots))) & (areas >= rule.min_area))
     numbers = np.zeros(len(roots), np.uint32)
     numbers[kept[np.argsort(firsts[kept])]] = np.arange(1, len(kept) + 1)
-    tables = tuple(np.concatenate([[0], numbers[roots[a:b]]]).astype(np.uint32) for a, b in zip(starts, starts[1:], strict=False))
+    tables = tuple(np.concatenate([[0], numbers[roots[a:b]]]).astype(np.uint32) for a, b in pairwise(starts))
     return LabelMap(tables, len(kept))
 
 

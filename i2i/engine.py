@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
@@ -19,14 +20,14 @@ from i2i.contracts import (
     DensePredictor,
     ImagePredictor,
     ImageWork,
-    Instances,
     InstancePredictor,
+    Instances,
     LabelRule,
     Output,
     Predictor,
     Source,
 )
-from i2i.errors import PluginError
+from i2i.errors import PluginError, UsageError
 from i2i.geometry import Block, Grid, Region, Tile
 from i2i.planner import Plan, grid_of
 from i2i.stitch import Blended, Cropped, Pixels, answer_region, batches, check_answer, tiles_for, window_pixels
@@ -154,7 +155,7 @@ def _run_dense(job: Job) -> Outcome:
 def _label(job: Job, outcome: Outcome, classes: Layer, rule: LabelRule) -> None:
     """Stages ``components`` and ``labels``."""
     grid = _scaled_grid(job)
-    local = _layer(job, "components", 1, "uint32")
+    local = _layer(job, "_components", 1, "uint32")
     width = classes.spec.width
 
     def read(region: Region) -> components.Labels:
@@ -164,14 +165,15 @@ def _label(job: Job, outcome: Outcome, classes: Layer, rule: LabelRule) -> None:
         return classes.read(region)[..., 0]
 
     def find(block: Block) -> None:
-        labels, part = components.label_block(read_classes(grid.block(block.index).region), rule, grid.block(block.index).region, width)
-        local.write(grid.block(block.index).region, labels[..., None])
+        region = grid.block(block.index).region
+        labels, part = components.label_block(read_classes(region), rule, region, width)
+        local.write(region, labels[..., None])
         job.canvas.store("components", block.index, {"areas": part.areas, "firsts": part.firsts})
 
     _each_block(job, outcome, "components", find)
     parts = [_stored(job, "components", block.index) for block in grid.blocks()]
     mapping = components.resolve(grid, [components.BlockComponents(p["areas"], p["firsts"]) for p in parts], read, rule)
-    final = _layer(job, job.output.name, 1, job.output.dtype)
+    final = _label_layer(job, mapping.count)
 
     def finish(block: Block) -> None:
         target = grid.block(block.index)
@@ -180,6 +182,13 @@ def _label(job: Job, outcome: Outcome, classes: Layer, rule: LabelRule) -> None:
 
     _each_block(job, outcome, "labels", finish)
     outcome.result, outcome.objects = final, mapping.count
+
+
+def _label_layer(job: Job, count: int) -> Layer:
+    """The layer of an output that means labels. Raises ``PluginError`` when ``count`` of them do not fit its dtype."""
+    if count > np.iinfo(job.output.dtype).max:
+        raise PluginError(f"{count} objects do not fit the output {job.output.name} of {job.output.dtype}; declare it uint32")
+    return _layer(job, job.output.name, 1, job.output.dtype)
 
 
 def _scaled_grid(job: Job) -> Grid:
@@ -217,7 +226,7 @@ def _run_instances(job: Job) -> Outcome:
         instances.unpack(_stored(job, "detect", block.index)) for block in grid.blocks()
     )
     objects = instances.merge(candidates, predictor.merge_overlap)
-    final = _layer(job, job.output.name, 1, job.output.dtype)
+    final = _label_layer(job, len(objects))
 
     def draw(block: Block) -> None:
         final.write(block.region, instances.draw(objects, block.region)[..., None].astype(job.output.dtype))
@@ -235,15 +244,17 @@ def _run_image(job: Job) -> Outcome:
     assert isinstance(predictor, ImagePredictor)
     outcome = Outcome(job.source)
     scale = predictor.footprint.scale
-    canvas = _layer(job, "raw", predictor.footprint.channels_out, "float32")
-    for stage in predictor.stages(job.source.spec):
+    canvas = _layer(job, "_raw", predictor.footprint.channels_out, "float32")
+    stages = predictor.stages(job.source.spec)
+    if len({*stages, "convert"}) <= len(stages):
+        raise PluginError(f"stages {', '.join(stages)}: each needs a name of its own, and convert is the engine's")
+    for stage in stages:
         if job.canvas.done(stage):
             outcome.reused += 1
             continue
         checkpoint = StageCheckpoint(job.canvas, stage)
-        work = ImageWork(
-            job.source, grid, canvas, checkpoint, job.seed, job.plan.device, lambda share, stage=stage: job.progress(stage, share)
-        )
+        progress = partial(job.progress, stage)
+        work = ImageWork(job.source, grid, canvas, checkpoint, job.seed, job.plan.device, progress)
         predictor.run(stage, work)
         job.canvas.mark(stage, 0)
         outcome.computed += 1
@@ -271,22 +282,22 @@ TOLERANCE = {"fp32": 1e-4, "bf16": 3e-2, "fp16": 5e-3}
 
 
 def verify(job: Job, count: int) -> float:
-    """Recompute ``count`` places where tiles meet in another tiling. The largest difference, as a share of the output's range."""
+    """Recompute ``count`` places where tiles meet in another tiling. The largest difference, as a share of the raw output's
+    range there, 0 included: noise in a flat output counts against its size."""
     predictor = job.predictor
     if not isinstance(predictor, DensePredictor):
         raise PluginError("--verify compares pixels: this task gives none that can be recomputed one by one")
+    if predictor.footprint.fixed_tile is not None:
+        raise UsageError("--verify: this model takes windows of one size only, so there is no other tiling to compare with")
     grid, spec = job.grid, job.source.spec
     stride = predictor.footprint.multiple_of
     side = (grid.rows.window + 2 * stride, grid.columns.window + 2 * stride)
     other = grid_of(spec, predictor.footprint, side)
     random = np.random.default_rng(job.seed)
-    worst, low, high = 0.0, np.inf, -np.inf
+    worst, low, high = 0.0, 0.0, 0.0
     for _ in range(count):
-        y = int(random.integers(0, grid.rows.count + 1)) * grid.rows.step
-        x = int(random.integers(0, grid.columns.count + 1)) * grid.columns.step
+        y, x = (axis.step * int(random.integers(min(1, axis.count - 1), axis.count)) for axis in (grid.rows, grid.columns))
         region = Region(y - 32, x - 32, 64, 64).intersect(spec.region)
-        if not region.area:
-            continue
         first = compute_region(job.source, predictor, grid, region, job.plan)
         second = compute_region(job.source, predictor, other, region, job.plan)
         worst = max(worst, float(np.abs(first - second).max()))

@@ -17,6 +17,8 @@ from pathlib import Path
 
 TASKS = "i2i"
 EXTENSIONS = "i2i.extensions"
+RESERVED = ("demo", "doctor", "eval", "info", "models", "plugins", "train")
+"""The commands of i2i itself: no task can have one of these names."""
 _OWN = "i2i-engine"
 
 
@@ -30,21 +32,27 @@ class BrokenPlugin:
 
 
 def distribution(entry: EntryPoint) -> str:
-    return entry.dist.name if entry.dist else "unknown"
+    return (entry.dist and entry.dist.name) or "unknown"
 
 
-def _disabled() -> Callable[[str], bool]:
-    """``I2I_DISABLE_PLUGINS``: ``1`` or ``all`` disables those of other distributions, names separated by commas disable those."""
+def _disabled() -> Callable[[EntryPoint], bool]:
+    """``I2I_DISABLE_PLUGINS``: ``1`` or ``all`` disables those of other distributions; names of plugins of other distributions,
+    or of any distribution, separated by commas, disable those."""
     setting = os.environ.get("I2I_DISABLE_PLUGINS", "")
-    names = {name.strip() for name in setting.split(",") if name.strip()}
-    return lambda name: bool(names & {name, "1", "all"})
+    names = {name.strip() for name in setting.split(",")}
+
+    def disabled(entry: EntryPoint) -> bool:
+        owner = distribution(entry)
+        return owner in names or (owner != _OWN and not names.isdisjoint({"1", "all", entry.name}))
+
+    return disabled
 
 
 def found(group: str) -> list[EntryPoint]:
     """The entry points of a group, i2i's own first, without those disabled."""
     disabled = _disabled()
     entries = sorted(entry_points(group=group), key=lambda e: (distribution(e) != _OWN, distribution(e), e.name))
-    return [e for e in entries if not disabled(distribution(e)) and (distribution(e) == _OWN or not disabled(e.name))]
+    return [entry for entry in entries if not disabled(entry)]
 
 
 def task_entries() -> tuple[dict[str, EntryPoint], list[BrokenPlugin]]:
@@ -52,12 +60,14 @@ def task_entries() -> tuple[dict[str, EntryPoint], list[BrokenPlugin]]:
     chosen: dict[str, EntryPoint] = {}
     refused = []
     for entry in found(TASKS):
-        if entry.name in chosen:
+        if entry.name in RESERVED:
+            refused.append(BrokenPlugin(entry.name, distribution(entry), f"the command {entry.name!r} is one of i2i itself"))
+        elif entry.name in chosen:
             owner = distribution(chosen[entry.name])
             reason = f"the command {entry.name!r} is taken by {owner}; uninstall one of the two"
             refused.append(BrokenPlugin(entry.name, distribution(entry), reason))
-            continue
-        chosen[entry.name] = entry
+        else:
+            chosen[entry.name] = entry
     return chosen, refused
 
 
@@ -75,7 +85,7 @@ def _summary(entry: EntryPoint) -> str:
     try:
         path = _source_path(entry.module)
         text = ast.get_docstring(ast.parse(path.read_text("utf-8"))) if path else None
-    except (OSError, SyntaxError, UnicodeDecodeError, ImportError, ValueError):
+    except (OSError, SyntaxError, ImportError, ValueError, AttributeError, RecursionError):  # AttributeError: no module's name
         text = None
     return text.splitlines()[0].rstrip(".") if text else f"from {distribution(entry)}"
 

@@ -21,7 +21,7 @@ _SAMPLE_SIDE = 256
 class Normalization:
     """``pixels -> (pixels - offset) / scale`` for each channel.
 
-    ``method``: ``percentile`` maps the ``low`` and ``high`` percentiles of the whole image to 0 and 1 (robust against hot pixels);
+    ``method``: ``percentile`` maps the ``low`` and ``high`` percentiles of the whole image to 0 and 1 (hot pixels do little);
     ``range`` maps the dtype's range (of floats: 0 .. 1) to 0 .. 1; ``none`` changes nothing. ``offset`` and ``scale`` are
     empty until :func:`freeze`.
     """
@@ -35,7 +35,7 @@ class Normalization:
     @staticmethod
     def from_mapping(values: Mapping[str, Any]) -> Normalization:
         """From a model's header or a manifest. Raises ``ModelError`` for an unknown method or field."""
-        lists = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        lists: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
         try:
             result = Normalization(**lists)
         except TypeError as error:
@@ -58,16 +58,22 @@ class Normalization:
         if self.method == "range":
             low, high = _dtype_range(source.spec.dtype)
             return replace(self, offset=(low,) * channels, scale=(high - low,) * channels)
-        pixels = sample_pixels(source, seed)
-        low, high = np.percentile(pixels, [self.low, self.high], axis=0)
-        spread = np.where(high > low, high - low, 1.0)
-        return replace(self, offset=tuple(low.tolist()), scale=tuple(spread.tolist()))
+        darkest, brightest = _percentiles(sample_pixels(source, seed), self.low, self.high)
+        spread = np.where(brightest > darkest, brightest - darkest, 1.0)
+        return replace(self, offset=tuple(darkest.tolist()), scale=tuple(spread.tolist()))
 
     def apply(self, pixels: Array) -> npt.NDArray[np.float32]:
         """(H, W, C) of any dtype -> float32 of the same shape."""
         offset, scale = np.asarray(self.offset, np.float64), np.asarray(self.scale, np.float64)
         result: npt.NDArray[np.float32] = ((pixels - offset) / scale).astype(np.float32)
         return result
+
+
+def _percentiles(pixels: Array, low: float, high: float) -> tuple[Array, Array]:
+    """Of (K, C) pixels of any dtype, interpolated: (C,) each, float64."""
+    wide = {"b": np.uint8, "f": np.float64}.get(pixels.dtype.kind, pixels.dtype)
+    lower, upper = np.percentile(pixels.astype(wide, copy=False), [low, high], axis=0)
+    return lower, upper
 
 
 def _dtype_range(dtype: str) -> tuple[float, float]:

@@ -55,14 +55,14 @@ def make(options: type[T], values: Mapping[str, Any]) -> T:
 
 def _checked(item: dataclasses.Field[Any], hint: Any, value: Any) -> Any:
     choices, minimum = item.metadata.get("choices"), item.metadata.get("minimum")
+    kinds = _plain_types(hint)
+    if value is not None and kinds and not isinstance(value, kinds):
+        raise UsageError(f"{flag_of(item)} {value!r}: expected {' or '.join(kind.__name__ for kind in kinds)}")
     for one in value if isinstance(value, list) else [value]:
         if choices and one is not None and str(one) not in choices:
             raise UsageError(f"{flag_of(item)} {one}: choose one of {', '.join(choices)}")
         if minimum is not None and one is not None and one < minimum:
             raise UsageError(f"{flag_of(item)} {one}: must be at least {minimum:g}")
-    kinds = _plain_types(hint)
-    if value is not None and kinds and not isinstance(value, kinds):
-        raise UsageError(f"{flag_of(item)} {value!r}: expected {' or '.join(kind.__name__ for kind in kinds)}")
     return value
 
 

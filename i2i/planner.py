@@ -29,8 +29,8 @@ _UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "KI": 2**10, "MI": 2**
 
 @dataclass(frozen=True)
 class Plan:
-    """How a run is done. ``tile``: side of the window asked for; ``cores``: along each side of a block; ``canvas``: memory or disk;
-    ``memory``: the estimate for the whole process, in bytes."""
+    """How a run is done. ``tile``: height and width of the window asked for; ``cores``: along each side of a block;
+    ``canvas``: memory or disk; ``memory``: the estimate for the whole process, in bytes."""
 
     tile: tuple[int, int]
     cores: int
@@ -95,7 +95,7 @@ def total_memory() -> int:
 
 
 def budget(options: RunOptions) -> int:
-    """The bytes that a run may take: ``--memory``, or half of the machine's, at least 2 GB. Raises ``UsageError`` below 1.5 GB."""
+    """The bytes that a run may take: ``--memory``, or half of the machine's and at least 2 GB. ``UsageError`` below 1.5 GB."""
     if options.memory == "auto":
         return max(2_000_000_000, total_memory() // 2)
     size = parse_size(options.memory)
@@ -113,18 +113,19 @@ def _number(text: str, flag: str) -> int:
 def make_plan(spec: ImageSpec, predictor: Predictor, outputs_bytes: int, options: RunOptions, runtime: Runtime) -> Plan:
     """The plan of one image. ``outputs_bytes``: of a pixel in all layers of the canvas. Raises ``UsageError`` when an asked-for
     window is too small, or nothing fits the budget."""
-    allowed = budget(options)
+    allowed, jobs = budget(options), options.jobs
     canvas_bytes = spec.height * spec.width * predictor.footprint.scale**2 * outputs_bytes
-    on_disk = canvas_bytes > allowed // 16 or predictor.kind == "image"
-    left = (allowed - BASE_BYTES) // options.jobs - (0 if on_disk else canvas_bytes) - min(spec.bytes, allowed // 8)
+    on_disk = canvas_bytes > allowed // jobs // 16 or predictor.kind == "image"
+    held = (0 if on_disk else canvas_bytes) + min(spec.bytes, allowed // jobs // 8)
+    left = (allowed - BASE_BYTES) // jobs - held
     tile = _tile(spec, predictor, options, left)
-    batch = _batch(predictor, tile, options, left)
     grid = grid_of(spec, predictor.footprint, tile)
+    batch = _batch(predictor, grid, options, left)
     cores = max(1, _BLOCK_SIDE // max(grid.rows.step, grid.columns.step))
-    used = (allowed - BASE_BYTES) // options.jobs + BASE_BYTES - left + _batch_bytes(predictor, grid.window_shape, batch)
+    used = BASE_BYTES + jobs * (held + _batch_bytes(predictor, grid.window_shape, batch))
     exact = predictor.footprint.exact or grid.tile_count == 1
     return Plan(
-        tile, cores, batch, max(1, available_cores() // options.jobs), runtime.device, runtime.precision, runtime.backend,
+        tile, cores, batch, max(1, available_cores() // jobs), runtime.device, runtime.precision, runtime.backend,
         "disk" if on_disk else "memory", used, exact,
     )  # fmt: skip
 
@@ -144,10 +145,13 @@ def _tile(spec: ImageSpec, predictor: Predictor, options: RunOptions, left: int)
     whole = _whole(spec, footprint)
     if not footprint.exact and _batch_bytes(predictor, whole, 1) <= left:
         return whole
-    fitting = [side for side in _TILES if _batch_bytes(predictor, (side, side), 1) <= left and _has_core(side, footprint)]
+    grids = {side: grid_of(spec, footprint, (side, side)) for side in _TILES if side >= max(whole) or _has_core(side, footprint)}
+    if not grids:
+        raise UsageError(f"--tile: this model sees {footprint.halo} pixels around each: give a window above {_TILES[0]}")
+    fitting = [side for side, grid in grids.items() if _batch_bytes(predictor, grid.window_shape, 1) <= left]
     if not fitting:
         raise UsageError("--memory: too small for one window of this model; raise it, or give a smaller --tile")
-    best = min(fitting, key=lambda side: _work(spec, footprint, side))
+    best = min(fitting, key=lambda side: _work(grids[side], side))
     return best, best
 
 
@@ -161,16 +165,16 @@ def _has_core(side: int, footprint: Footprint) -> bool:
     return side >= 2 * round_up(footprint.halo, footprint.multiple_of) + footprint.multiple_of
 
 
-def _work(spec: ImageSpec, footprint: Footprint, side: int) -> float:
+def _work(grid: Grid, side: int) -> float:
     """Pixels that the network computes, a little more for windows that leave the cache."""
-    grid = grid_of(spec, footprint, (side, side))
     height, width = grid.window_shape
     return grid.tile_count * height * width * (1.0 if side <= 1024 else 1.1)
 
 
-def _batch(predictor: Predictor, tile: tuple[int, int], options: RunOptions, left: int) -> int:
+def _batch(predictor: Predictor, grid: Grid, options: RunOptions, left: int) -> int:
     if options.batch != "auto":
         return _number(options.batch, "--batch")
-    wanted = max(1, _BATCH_PIXELS // (tile[0] * tile[1]))
-    return max(1, min(wanted, left // max(1, _batch_bytes(predictor, tile, 1))))
+    height, width = grid.window_shape
+    wanted = min(grid.tile_count, _BATCH_PIXELS // (height * width))
+    return max(1, min(wanted, left // max(1, _batch_bytes(predictor, grid.window_shape, 1))))
 

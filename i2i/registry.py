@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
 from importlib.metadata import EntryPoint
 from typing import Any
@@ -18,8 +20,11 @@ from i2i.errors import PluginError, UsageError
 from i2i.exporters import builtin_exporters
 from i2i.formats import builtin_formats
 from i2i.installed import BrokenPlugin
+from i2i.options import RunOptions, flag_of
 
 _KINDS: Mapping[str, type] = {"tasks": Task, "models": ModelCard, "formats": Format, "exporters": Exporter}
+_OWN_NAMES = {item.name for item in fields(RunOptions)} | {"inputs", "output", "json_", "config", "quiet", "verbose"}
+_OWN_FLAGS = {flag_of(item) for item in fields(RunOptions)} | {"--output", "--json", "--config", "--quiet", "--verbose", "--help"}
 
 
 @dataclass(frozen=True)
@@ -35,10 +40,14 @@ class Plugin:
 
 
 def load_plugin(entry: EntryPoint) -> Plugin | BrokenPlugin:
-    """Import a plugin's module and call its hooks, apart from all others. Whatever it raises becomes the reason."""
+    """Import a plugin's module and call its hooks, apart from all others. Whatever it raises becomes the reason, and what
+    it prints goes to stderr: stdout is for results."""
     try:
-        return _load(entry)
-    except (Exception, SystemExit) as error:  # a plugin may raise anything, and must stop nothing
+        with contextlib.redirect_stdout(sys.stderr):
+            return _load(entry)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a plugin may raise anything (SystemExit, a panic of Rust code), and must stop nothing
         reason = " ".join(str(error).split()) or "no message"
         return BrokenPlugin(entry.name, installed.distribution(entry), f"{type(error).__name__}: {reason}")
 
@@ -53,15 +62,41 @@ def _load(entry: EntryPoint) -> Plugin:
     manager.register(module, entry.name)
     manager.check_pending()
     given = {kind: _call(manager, f"i2i_{kind}", value) for kind, value in _KINDS.items()}
+    _check_tasks(entry, given["tasks"])
     return Plugin(entry.name, installed.distribution(entry), **given)
 
 
 def _call(manager: pluggy.PluginManager, hook: str, kind: type) -> tuple[Any, ...]:
-    values = tuple(value for result in getattr(manager.hook, hook)() for value in result)
+    caller = getattr(manager.hook, hook)
+    results = caller()
+    if len(results) < len(caller.get_hookimpls()) or not all(isinstance(result, list | tuple) for result in results):
+        raise PluginError(f"{hook} gave no list")  # pluggy leaves out a result that is None
+    values = tuple(value for result in results for value in result)
     for value in values:
         if not isinstance(value, kind):
             raise PluginError(f"{hook} gave a {type(value).__name__} where a {kind.__name__} is due")
     return values
+
+
+def _check_tasks(entry: EntryPoint, tasks: Iterable[Task]) -> None:
+    """Raises ``PluginError`` for tasks of which no command can be made."""
+    names = [task.name for task in tasks]
+    if entry.group == installed.TASKS and entry.name not in names:
+        raise PluginError(f"gives no task {entry.name!r}: the entry point's name must be the task's")
+    if entry.group == installed.EXTENSIONS and names:
+        raise PluginError(f"gives the task {names[0]!r}: a task needs an entry point of the group {installed.TASKS!r}")
+    for task in tasks:
+        _check_options(task)
+
+
+def _check_options(task: Task) -> None:
+    if not is_dataclass(task.options):
+        raise PluginError(f"the options of {task.name} are no dataclass")
+    for item in fields(task.options):
+        if "help" not in item.metadata:
+            raise PluginError(f"the option {item.name} of {task.name} was not made by i2i.options.option")
+        if item.name in _OWN_NAMES or flag_of(item) in _OWN_FLAGS:
+            raise PluginError(f"the option {flag_of(item)} of {task.name} is one that every image command has; rename it")
 
 
 @dataclass
@@ -100,10 +135,7 @@ class Registry:
         if plugin is None:
             broken = next(b for b in self.broken if b.name == name and b.distribution == installed.distribution(entry))
             raise PluginError(f"the plugin {name} of {broken.distribution} is broken: {broken.reason}")
-        matching = [task for task in plugin.tasks if task.name == name]
-        if not matching:
-            raise PluginError(f"the plugin {name} of {plugin.distribution} gives no task of that name")
-        return matching[0]
+        return next(task for task in plugin.tasks if task.name == name)
 
     def extensions(self) -> list[Plugin]:
         """The extensions that work."""
@@ -134,5 +166,3 @@ class Registry:
     def exporters(self, task: str) -> list[Exporter]:
         """The built-in exporters, then those of a task's own plugin and of the extensions."""
         return [*builtin_exporters(), *(exporter for plugin in self._for_task(task) for exporter in plugin.exporters)]
-
-

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from i2i.engine import Job
 
 DONE, SKIPPED, PLANNED, FAILED = "done", "skipped", "planned", "failed"
 
 
 @dataclass
 class RunReport:
-    """One image. ``status``: done, skipped (a complete output was there), planned (dry run) or failed, with ``error``.
+    """One image. ``status``: done, skipped (a complete output was there), planned (dry run) or failed, with ``error`` and the
+    ``exit_code`` that it would have alone.
 
-    ``blocks_reused``: those that the journal of a killed run named. ``seconds``: by phase. ``objects``: None where there are none.
+    ``plan``: what :func:`plan_of` says, in a dry run also the ``seconds`` expected. ``blocks_computed``: of all stages together;
+    ``blocks_reused``: those that the journal of a killed run named. ``verified``: the largest difference that ``--verify`` found,
+    as a share of the output's range. ``seconds``: by phase. ``objects``: None where there are none.
     """
 
     task: str
@@ -34,6 +41,7 @@ class RunReport:
     peak_memory: int = 0
     warnings: list[str] = field(default_factory=list)
     error: str | None = None
+    exit_code: int = 0
 
     def as_mapping(self) -> dict[str, Any]:
         """JSON values."""
@@ -41,11 +49,11 @@ class RunReport:
 
 
 def exit_code(reports: Sequence[RunReport]) -> int:
-    """0 when all is done, 1 when all failed, 3 when some did."""
-    failed = sum(report.status == FAILED for report in reports)
-    if not failed:
+    """0 when all is done, 3 when some failed; when all did, 2 if each was a wrong call, else 1."""
+    codes = [report.exit_code for report in reports if report.status == FAILED]
+    if not codes:
         return 0
-    return 1 if failed == len(reports) else 3
+    return min(codes) if len(codes) == len(reports) else 3
 
 
 def peak_memory() -> int:
@@ -56,3 +64,41 @@ def peak_memory() -> int:
         return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+class Clock:
+    """Seconds by phase: ``laps``."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        """The phase ``name`` ends now."""
+        now = time.monotonic()
+        self.laps[name], self._last = round(now - self._last, 3), now
+
+
+def plan_of(job: Job) -> dict[str, Any]:
+    """The plan, with the ``window`` (height, width) that the network sees and the numbers of ``tiles`` and ``blocks``."""
+    grid = job.grid
+    numbers = {"window": list(grid.window_shape), "tiles": grid.tile_count, "blocks": grid.block_count}
+    return job.plan.as_mapping() | numbers
+
+
+def estimate(job: Job) -> float | None:
+    """Seconds that the network will take, from timing one batch; None for a method that cannot be tried on one."""
+    from i2i.backends import run_batch
+    from i2i.stitch import window_pixels
+
+    if job.predictor.kind == "image":
+        return None
+    grid = job.grid
+    windows = [
+        window_pixels(job.source, job.predictor, tile.window) for tile in grid.tiles(grid.block(0).region)[: job.plan.batch]
+    ]
+    for _ in range(2):
+        started = time.monotonic()
+        run_batch(job.predictor, windows, job.plan.runtime)  # type: ignore[arg-type]  # dense and instances are callable
+        seconds = time.monotonic() - started
+    return round(seconds / len(windows) * grid.tile_count, 1)

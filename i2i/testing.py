@@ -125,6 +125,9 @@ class _Kit:
         channels, stride = self.predictor.footprint.channels_in, self.predictor.footprint.multiple_of
         for height, width in ((2 * stride + 3, 3 * stride + 5), (1, stride + 7), (stride + 7, 1)):
             yield blobs(height, width, channels)
+        if type(self.predictor).fitted is not Predictor.fitted:
+            yield blobs(2 * stride + 5, stride + 9, 3).astype(np.uint16) * 200
+            yield blobs(stride + 9, 2 * stride + 5, 2).astype(np.float32) / 255
 
     def large(self) -> Source:
         """Several windows along each axis, and an odd size."""
@@ -132,6 +135,13 @@ class _Kit:
         step = max(stride, 32)
         side = self._least + 2 * round_up(step, stride) + stride + 3
         return ArraySource(blobs(side, side + 5, self.predictor.footprint.channels_in))
+
+    def _prepared(self, source: Source) -> Predictor:
+        return self.predictor.fitted(source.spec).prepare(source, _SEED)
+
+    def _recorded(self, source: Source) -> Predictor:
+        """The predictor that a resumed run has: from the statistics as the manifest keeps them."""
+        return self.predictor.fitted(source.spec).with_statistics(json.loads(json.dumps(self._prepared(source).statistics())))
 
     def _plan(self, tile: int, cores: int = 1, batch: int = 1) -> Plan:
         runtime = self.runtime
@@ -147,7 +157,7 @@ class _Kit:
 
     def run(self, source: Source, output: Output, plan: Plan, canvas: Canvas | None = None, prepared: Predictor | None = None) -> Array:
         """The result of a run, (H, W, C)."""
-        predictor = prepared or self.predictor.prepare(source, _SEED)
+        predictor = prepared or self._prepared(source)
         outcome = run_job(Job(source, predictor, output, plan, canvas or MemoryCanvas(), _SEED))
         return outcome.result.read(outcome.result.spec.region)
 
@@ -155,13 +165,13 @@ class _Kit:
 
     def check_prepare(self, source: Source) -> None:
         """Statistics are JSON and give the same predictor again; normalisation looks at one pixel at a time."""
-        prepared = self.predictor.prepare(source, _SEED)
+        prepared = self._prepared(source)
         statistics = prepared.statistics()
         try:
             recorded = json.loads(json.dumps(statistics))
         except (TypeError, ValueError) as error:
             raise ContractError(f"statistics() holds what JSON cannot: {error}") from error
-        again = self.predictor.with_statistics(recorded)
+        again = self.predictor.fitted(source.spec).with_statistics(recorded)
         whole = source.read(source.spec.region)
         normal = prepared.normalize(whole)
         _require(normal.dtype == np.float32, f"normalize gives {normal.dtype}, not float32")
@@ -174,10 +184,11 @@ class _Kit:
 
     def check_outputs(self, source: Source) -> None:
         """Shapes and dtypes as declared, finite, and the same from run to run."""
-        for output in self.predictor.outputs:
+        for output in self.predictor.fitted(source.spec).outputs:
             try:
                 first = self.run(source, output, self._plan(self._whole(source)))
                 second = self.run(source, output, self._plan(self._whole(source)))
+                recorded = self.run(source, output, self._plan(self._whole(source)), prepared=self._recorded(source))
             except I2IError as error:
                 raise ContractError(f"{source.spec.height} x {source.spec.width}, {output.name}: {error}") from error
             scale = self.predictor.footprint.scale
@@ -186,6 +197,8 @@ class _Kit:
             _require(first.dtype == output.dtype, f"{output.name}: {first.dtype} where {output.dtype} is declared")
             _require(bool(np.isfinite(first).all()), f"{output.name}: holds NaN or Inf")
             _require(first.tobytes() == second.tobytes(), f"{output.name}: two runs give different results: not deterministic")
+            same = recorded.tobytes() == first.tobytes()
+            _require(same, f"{output.name}: with_statistics(statistics()) gives another result: a resumed run would differ")
             if output.meaning == "labels":
                 ids = np.unique(first[first > 0])
                 _require(np.array_equal(ids, np.arange(1, len(ids) + 1)), f"{output.name}: labels are not 1 .. N without gaps")
@@ -208,7 +221,7 @@ class _Kit:
         return [self._plan(self._least + step - stride, 1, 1), self._plan(self._least + step, 2, 3)]
 
     def _check_dense(self, source: Source) -> None:
-        predictor = self.predictor.prepare(source, _SEED)
+        predictor = self._prepared(source)
         assert isinstance(predictor, DensePredictor)
         region = source.spec.region
         raws = [self._raw(source, predictor, plan, region) for plan in (self._plan(self._whole(source)), *self._tilings(source))]
@@ -279,7 +292,7 @@ class _Kit:
     def _check_instances(self, source: Source) -> None:
         """Every object of the whole image is found once in every tiling."""
         assert isinstance(self.predictor, InstancePredictor)
-        output = self.predictor.outputs[0]
+        output = self.predictor.fitted(source.spec).outputs[0]
         whole = self.run(source, output, self._plan(self._whole(source)))[..., 0]
         _require(bool(whole.any()), "no object is found in the test image; pass images= with some")
         for plan in self._tilings(source):
@@ -293,7 +306,7 @@ class _Kit:
 
     def _check_image(self, source: Source) -> None:
         """The same for every grid, and after a stop at any checkpoint."""
-        output = self.predictor.outputs[0]
+        output = self.predictor.fitted(source.spec).outputs[0]
         plans = [self._plan(self._whole(source)), *self._tilings(source)]
         results = [self.run(source, output, plan).astype(np.float64) for plan in plans]
         spread = max(1e-9, float(results[0].max() - results[0].min()))

@@ -103,7 +103,7 @@ class State:
 
 def _new_state(loop: Loop) -> State:
     network = loop.network.to(loop.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    decay = get_ema_multi_avg_fn(loop.schedule.average)
+    decay = get_ema_multi_avg_fn(loop.schedule.average)  # type: ignore[no-untyped-call]
     averaged = AveragedModel(network, multi_avg_fn=decay, use_buffers=True)
     schedule = loop.schedule
     optimizer = torch.optim.AdamW(network.parameters(), lr=schedule.rate, weight_decay=schedule.weight_decay)
@@ -146,6 +146,14 @@ def _validate(loop: Loop, state: State) -> dict[str, float]:
     return figures
 
 
+def _forget_after(path: Path, step: int) -> None:
+    """Drop the lines of steps that a resumed run takes again."""
+    if not path.exists():
+        return
+    lines = [line for line in path.read_text("utf-8").splitlines() if line and json.loads(line)["step"] <= step]
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+
 def _log(path: Path, values: Mapping[str, float]) -> None:
     with path.open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(values) + "\n")
@@ -161,6 +169,8 @@ def run(loop: Loop, resume: bool = False) -> State:
     checkpoint = loop.work / "checkpoint.pt"
     if resume and checkpoint.exists():
         state.restore(load_checkpoint(checkpoint))
+    metrics = loop.work / "metrics.jsonl"
+    _forget_after(metrics, state.step)
     started = time.monotonic() - state.seconds
     with ThreadPoolExecutor(1) as ahead:
         coming = ahead.submit(loop.batch, state.step)
@@ -174,6 +184,6 @@ def run(loop: Loop, resume: bool = False) -> State:
                 values |= _validate(loop, state)
                 state.seconds = time.monotonic() - started
                 save_checkpoint(checkpoint, state.as_dict())
-            _log(loop.work / "metrics.jsonl", {"step": state.step, "seconds": time.monotonic() - started} | values)
+            _log(metrics, {"step": state.step, "seconds": time.monotonic() - started} | values)
             loop.report(state.step, loop.schedule.steps, values)
     return state

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import os
+import logging
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from typer.core import TyperCommand, TyperGroup
 
+from i2i.cli import console
 from i2i.errors import I2IError
 from i2i.installed import commands
 from i2i.version import __version__
@@ -21,8 +24,8 @@ Make = Callable[[], TyperCommand]
 class LazyCommand(TyperCommand):
     """A command that is known by name and summary, and made when it is called: a plugin is not imported to be listed."""
 
-    def __init__(self, name: str, summary: str, make: Make, panel: str = "Commands") -> None:
-        super().__init__(name, help=summary, rich_help_panel=panel)
+    def __init__(self, name: str, summary: str, make: Make, panel: str) -> None:
+        super().__init__(name, help=escape(summary), rich_help_panel=panel)
         self._make = make
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
@@ -56,11 +59,14 @@ def _tasks(make: Callable[[str], Make], prefix: str = "") -> dict[str, Any]:
 
 def _image(name: str) -> Make:
     def make() -> TyperCommand:
+        from i2i.cli.manage import tell_broken
         from i2i.cli.run import image_command
         from i2i.registry import Registry
 
         registry = Registry()
-        return image_command(registry.task(name), registry)
+        made = image_command(registry.task(name), registry)
+        tell_broken(registry)
+        return made
 
     return make
 
@@ -98,30 +104,31 @@ def _manage(name: str) -> Make:
 
 
 def _group(name: str, help: str, members: dict[str, str]) -> LazyGroup:
-    return LazyGroup(name, help, lambda: {key: LazyCommand(key, text, _manage(f"{name} {key}")) for key, text in members.items()})
+    def commands() -> dict[str, Any]:
+        return {key: LazyCommand(key, text, _manage(f"{name} {key}"), "Commands") for key, text in members.items()}
+
+    return LazyGroup(name, help, commands, rich_help_panel=_CHECK)
+
+
+_OWN, _CHECK = "Models of your own", "Look and check"
+_MODELS = {"list": "The models by task", "info": "The card of a model", "get": "Fetch a model into the cache, for use offline"}
+_PLUGINS = {"list": "The plugins and what each gives", "check": "Load every plugin; name those that are broken"}
+_SINGLE = {
+    "info": "What i2i sees in an image: size, channels, planes, levels",
+    "demo": "Every task on bundled real input, with a page that shows it",
+    "doctor": "What this machine has, and what would help",
+}
 
 
 def _commands() -> dict[str, Any]:
-    single = {
-        "info": "What i2i sees in an image: size, channels, planes, levels",
-        "demo": "Every task on bundled real input, with a page that shows it",
-        "doctor": "What this machine has, and what would help",
-    }
+    train, judge = "Train a model of a task", "Metrics of results against the truth"
     return {
         **_tasks(_image),
-        "train": LazyGroup("train", "Train a model of a task", lambda: _tasks(_train, "Train: ")),
-        "eval": LazyGroup("eval", "Metrics of results against the truth", lambda: _tasks(_eval, "Evaluate: ")),
-        "models": _group(
-            "models",
-            "Bundled, cached and downloadable models",
-            {"list": "The models by task", "info": "The card of a model", "get": "Fetch a model into the cache, for use offline"},
-        ),
-        "plugins": _group(
-            "plugins",
-            "What is installed, and what is broken",
-            {"list": "The plugins and what each gives", "check": "Load every plugin; name those that are broken"},
-        ),
-        **{name: LazyCommand(name, text, _manage(name)) for name, text in single.items()},
+        "train": LazyGroup("train", train, lambda: _tasks(_train, "Train: "), rich_help_panel=_OWN),
+        "eval": LazyGroup("eval", judge, lambda: _tasks(_eval, "Evaluate: "), rich_help_panel=_OWN),
+        "models": _group("models", "Bundled, cached and downloadable models", _MODELS),
+        "plugins": _group("plugins", "What is installed, and what is broken", _PLUGINS),
+        **{name: LazyCommand(name, text, _manage(name), _CHECK) for name, text in _SINGLE.items()},
     }
 
 
@@ -133,7 +140,7 @@ def build() -> LazyGroup:
 
 def _print_version(value: bool) -> None:
     if value:
-        sys.stdout.write(f"i2i {__version__}\n")
+        console.put(f"i2i {__version__}")
         raise typer.Exit(0)
 
 
@@ -143,7 +150,9 @@ def _root_parameters() -> list[Any]:
 
     @app.callback()
     def root(
-        version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")] = False,
+        version: Annotated[
+            bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+        ] = False,
     ) -> None:
         """Nothing: the commands do the work."""
 
@@ -158,34 +167,47 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the program on ``arguments`` (those of the process by default) and exit."""
     signal.signal(signal.SIGTERM, _terminated)
     words = sys.argv[1:] if arguments is None else arguments
-    sys.exit(_run(words, "-v" in words or "--verbose" in words))
+    verbose = "-v" in words or "--verbose" in words
+    if verbose:
+        logging.basicConfig(format="%(name)s: %(message)s")
+        logging.getLogger("i2i").setLevel(logging.DEBUG)
+    sys.exit(_run(words, verbose))
 
 
 def _run(words: list[str], verbose: bool) -> int:
+    """The exit code. Errors that the user can mend are one line on stderr; ``verbose`` shows where they came from as well."""
     try:
-        result = build().main(args=words, prog_name="i2i", standalone_mode=False)
-        return result if isinstance(result, int) else 0
+        program = build()
+        with program.make_context("i2i", list(words)) as context:
+            program.invoke(context)
+        return 0
     except I2IError as error:
         if verbose:
-            raise
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
+            traceback.print_exc()
+        return _fail(f"error: {error}", error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        sys.stderr.write("interrupted\n")
-        return 130
+        return _fail("interrupted", 130)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        console.drop_stdout()
         return 0
     except typer.Exit as stop:
-        return int(stop.exit_code)
+        return stop.exit_code
     except Exception as error:
-        if hasattr(error, "exit_code") and hasattr(error, "show"):  # typer's own errors of usage
-            sys.stderr.write(f"error: {_one_line(error)}\n")
-            return 2
-        raise
+        if not hasattr(error, "format_message"):  # none of typer's own errors of usage, whose class it does not name
+            raise
+        return _fail(_one_line(error), 2)
+
+
+def _fail(line: str, code: int) -> int:
+    if line:
+        console.say(line)
+    return code
 
 
 def _one_line(error: Any) -> str:
+    """Typer's message and where to look; nothing when it has none, having shown the help."""
     text = " ".join(str(error.format_message()).split())
     context = getattr(error, "ctx", None)
-    return f"{text} See {context.command_path} --help." if context else text
+    if not text:
+        return ""
+    return f"error: {text.rstrip('.')}." + (f" See {context.command_path} --help." if context else "")

@@ -1,19 +1,25 @@
-"""What the user sees: messages and progress on stderr, data on stdout, no colour into a pipe."""
+"""What the user sees: messages and progress on stderr, data on stdout, no colour into a pipe. Imports nothing that takes long."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from i2i.errors import OutputError
 from i2i.report import DONE, FAILED, PLANNED, SKIPPED, RunReport
-from i2i.session import Item
+
+if TYPE_CHECKING:
+    from i2i.session import Item
 
 _EVERY = 15.0
+_UNITS = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
 
 
 def say(text: str) -> None:
@@ -24,15 +30,43 @@ def say(text: str) -> None:
 
 def put(text: str) -> None:
     """Data on stdout."""
-    sys.stdout.write(text + "\n")
+    with to_stdout():
+        sys.stdout.write(text + "\n")
+
+
+@contextmanager
+def to_stdout() -> Iterator[None]:
+    """Write data to stdout inside; it is flushed. A reader that has gone away is no error, a full disk is an ``OutputError``."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        drop_stdout()
+    except OSError as error:
+        drop_stdout()
+        raise OutputError(f"stdout: cannot be written: {error.strerror or error}; choose another place") from error
+
+
+def drop_stdout() -> None:
+    """What is still buffered, and all that comes, goes nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def put_json(value: Any) -> None:
     put(json.dumps(value, indent=1, default=str))
 
 
-def gigabytes(size: float) -> str:
-    return f"{size / 1e9:.1f} GB"
+def size_text(size: float) -> str:
+    """Such as ``12.3 kB``, ``2.5 GB``."""
+    unit = next((unit for unit, power in _UNITS.items() if size < 1000 * power), "TB")
+    return f"{size / _UNITS[unit]:.3g} {unit}"
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 object``, ``2 objects``."""
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def seconds_text(seconds: float) -> str:
@@ -47,11 +81,12 @@ def seconds_text(seconds: float) -> str:
 class Progress:
     """Shows how far a run is: a bar on a terminal; elsewhere a line for each finished image, and one now and then for a long one.
 
-    Use it as a context. ``total``: images; ``quiet``: only errors.
+    Use it as a context. ``total``: images; ``quiet``: only errors; ``silent``: errors and warnings, nothing of what is done.
     """
 
     total: int
     quiet: bool = False
+    silent: bool = False
     _bar: Any = None
     _tasks: dict[str, Any] = field(default_factory=dict)
     _told: float = field(default_factory=time.monotonic)
@@ -59,12 +94,18 @@ class Progress:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __enter__(self) -> Progress:
-        if not self.quiet and sys.stderr.isatty():
+        self.silent |= self.quiet
+        if not self.silent and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
 
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"), TimeRemainingColumn())
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.percentage:3.0f} %"),
+                TimeRemainingColumn(),
+            )
             self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
             self._bar.start()
         return self
@@ -79,7 +120,7 @@ class Progress:
         def update(stage: str, share: float) -> None:
             if self._bar:
                 self._move(item, f"{item.path.name}: {stage}", share)
-            elif not self.quiet and time.monotonic() - self._told > _EVERY:
+            elif not self.silent and time.monotonic() - self._told > _EVERY:
                 self._told = time.monotonic()
                 say(f"{item.name}: {stage} {100 * share:.0f} %")
 
@@ -97,11 +138,12 @@ class Progress:
             self._count += 1
             if self._bar and report.input in self._tasks:
                 self._bar.remove_task(self._tasks.pop(report.input))
-        for warning in report.warnings:
-            say(f"warning: {report.input}: {warning}")
+        if not self.quiet:
+            for warning in report.warnings:
+                say(f"warning: {report.input}: {warning}")
         if report.status == FAILED:
             say(f"error: {report.error}")
-        elif not self.quiet:
+        elif not self.silent and report.status != PLANNED:
             place = f"[{self._count}/{self.total}] " if self.total > 1 else ""
             say(place + describe(report))
 
@@ -110,29 +152,34 @@ def describe(report: RunReport) -> str:
     """One line on a finished image."""
     if report.status == SKIPPED:
         return f"{report.output}: complete already, left alone"
-    if report.status == PLANNED:
-        return f"{report.input} -> {report.output}"
-    found = "" if report.objects is None else f"{report.objects} objects, "
-    reused = f", {report.blocks_reused} blocks from before" if report.blocks_reused else ""
-    with_model = f" with {report.model}" if report.model else ""
-    return f"{report.input} -> {report.output}: {found}{seconds_text(sum(report.seconds.values()))}{with_model}{reused}"
+    found = [] if report.objects is None else [counted(report.objects, "object")]
+    found.append(seconds_text(sum(report.seconds.values())) + (f" with {report.model}" if report.model else ""))
+    if report.blocks_reused:
+        found.append(counted(report.blocks_reused, "block") + " from before")
+    if report.verified is not None:
+        found.append(f"verified: another tiling differs by {report.verified:.2g} of the range")
+    return f"{report.input} -> {report.output}: {', '.join(found)}"
 
 
 def describe_plan(report: RunReport) -> list[str]:
     """What a dry run prints of an image."""
     plan: Mapping[str, Any] = report.plan
-    window = " x ".join(str(side) for side in plan["window"])
+    height, width = plan["window"]
     exact = "the same as the whole image" if plan["exact"] else "blended, not the same as the whole image"
+    windows = f"{counted(plan['tiles'], 'window')} of {width} x {height} in {counted(plan['blocks'], 'block')}"
     lines = [
         f"{report.input} -> {report.output}",
         f"  result     {report.kind}" + (f", {report.model}" if report.model else ""),
-        f"  tiles      {plan['tiles']} windows of {window} in {plan['blocks']} blocks, {plan['batch']} at a time; {exact}",
-        f"  computing  {plan['device']}, {plan['precision']}, {plan['backend']}, {plan['threads']} threads",
-        f"  memory     about {gigabytes(plan['memory'])}, canvas in {'memory' if plan['canvas'] == 'memory' else 'a folder beside the output'}",
+        f"  tiles      {windows}, {plan['batch']} at a time; {exact}",
+        f"  computing  {plan['device']}, {plan['precision']}, {plan['backend']}, {counted(plan['threads'], 'thread')}",
+        f"  memory     about {size_text(plan['memory'])}, canvas in {_PLACES[plan['canvas']]}",
     ]
-    if "seconds" in plan:
+    if plan["seconds"] is not None:
         lines.append(f"  time       about {seconds_text(plan['seconds'])}")
     return lines
+
+
+_PLACES = {"memory": "memory", "disk": "a folder beside the output"}
 
 
 def table(rows: list[list[str]]) -> list[str]:

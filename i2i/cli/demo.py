@@ -9,24 +9,27 @@ import time
 from pathlib import Path
 from typing import Any
 
-from i2i import api
+from i2i import api, batch
 from i2i.cli import console
 from i2i.contracts import Demo, Task
 from i2i.errors import PluginError
+from i2i.files import replacing
+from i2i.publish import make_folder
 from i2i.registry import Registry
 from i2i.report import RunReport
 
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}"
     "figure{margin:2rem 0}img{max-width:100%;height:auto;border:1px solid #ccc}figcaption{color:#555}"
-    ".pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(20rem,1fr));gap:1rem}code{background:#f3f3f3;padding:.1em .3em}"
+    ".pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(20rem,1fr));gap:1rem}"
+    "code{background:#f3f3f3;padding:.1em .3em}"
 )
 
 
 def run_demo(registry: Registry, folder: Path) -> dict[str, Any]:
     """Run every demo of every task into ``folder`` and write ``index.html`` there. Returns the paths and the seconds."""
     started = time.monotonic()
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     figures, pictures = [], []
     for name in registry.tasks:
         try:
@@ -39,10 +42,10 @@ def run_demo(registry: Registry, folder: Path) -> dict[str, Any]:
             pictures.append(report.output)
             figures.append(_figure(task, demo, report))
     page = folder / "index.html"
-    page.write_text(_page(figures), encoding="utf-8")
+    with replacing(page) as temporary:
+        temporary.write_text(_page(figures), encoding="utf-8")
     seconds = time.monotonic() - started
-    if figures:
-        console.say(f"demo: {len(figures)} pictures in {console.seconds_text(seconds)}; open {page}")
+    console.say(f"demo: {console.counted(len(figures), 'picture')} in {console.seconds_text(seconds)}; open {page}")
     return {"page": str(page), "pictures": pictures, "seconds": round(seconds, 1)}
 
 
@@ -51,7 +54,7 @@ def _run(registry: Registry, task: Task, demo: Demo, folder: Path) -> RunReport:
     values = {"overwrite": True, **demo.options}
     current = api.session(task.name, values, registry)
     exports = {"overlay": str(folder / f"{demo.input.stem}-{task.name}-overlay.png")}
-    (item,) = api.batch.plan_items(current, [str(demo.input)], str(output), exports)
+    (item,) = batch.plan_items(current, [str(demo.input)], str(output), exports)
     report = current.process(item)
     console.say(console.describe(report))
     return report
@@ -89,5 +92,3 @@ def _page(figures: list[str]) -> str:
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>i2i demo</title><style>{_STYLE}</style></head>'
         f"<body><h1>i2i demo</h1>{body}</body></html>\n"
     )
-
-

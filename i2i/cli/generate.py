@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
+from rich.markup import escape
 
-from i2i.options import flag_of
+from i2i.errors import UsageError
+from i2i.options import INPUT, flag_of
+
+_METAVARS = {bool: "", int: "N", float: "NUMBER", str: "TEXT"}
 
 
 def parameter(item: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:
     """The option of one field, as typer reads it from a function's signature."""
     metadata = item.metadata
-    help_text = metadata["help"] + (f" ({'|'.join(metadata['choices'])})" if metadata["choices"] else "")
     required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
     default: Any = ... if required else item.default
     if item.default_factory is not dataclasses.MISSING:
@@ -25,10 +30,10 @@ def parameter(item: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:
     shown = default not in ("", [], False, None) and "(default" not in metadata["help"]
     info = typer.Option(
         *names,
-        help=help_text,
+        help=escape(metadata["help"]),
         rich_help_panel=metadata["panel"],
         show_default=False if required else shown,
-        metavar=metadata["metavar"] or None,
+        metavar=metadata["metavar"] or "|".join(metadata["choices"]) or _METAVARS.get(hint),
     )
     kind = inspect.Parameter.KEYWORD_ONLY
     if required:
@@ -54,7 +59,7 @@ def command(
     called.__signature__ = inspect.Signature(sorted(parts, key=_required_first))  # type: ignore[attr-defined]
     called.__annotations__ = {part.name: part.annotation for part in parts}
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
-    app.command(name, help=summary, no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})(called)
+    app.command(name, help=escape(summary), context_settings={"help_option_names": ["-h", "--help"]})(called)
     built = typer.main.get_command(app)
     assert isinstance(built, typer.core.TyperCommand)
     return built
@@ -64,15 +69,62 @@ def _required_first(part: inspect.Parameter) -> bool:
     return part.default is not inspect.Parameter.empty
 
 
-def positional(name: str, kind: Any, help: str, metavar: str) -> inspect.Parameter:
-    """A positional argument."""
+def positional(name: str, kind: Any, help: str, metavar: str, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
+    """A positional argument; with a default it may be left out."""
     info = typer.Argument(help=help, metavar=metavar, show_default=False)
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[kind, info])
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
 
 
-def named(name: str, flags: Sequence[str], kind: Any, default: Any, help: str, panel: str, metavar: str = "") -> inspect.Parameter:
+def named(
+    name: str, flags: Sequence[str], kind: Any, default: Any, help: str, panel: str, metavar: str = ""
+) -> inspect.Parameter:
     """An option that is no field of a dataclass."""
-    info = typer.Option(*flags, help=help, rich_help_panel=panel, show_default=False, metavar=metavar or None)
+    info = typer.Option(*flags, help=help, rich_help_panel=panel, show_default=False, metavar=metavar or _METAVARS.get(kind))
     if default is ...:
         return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[kind, info])
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
+
+
+def config_option() -> inspect.Parameter:
+    """``--config FILE.toml``: options from a file, for those that the command line does not give."""
+    help_text = "options from a TOML file; those given here come first"
+    info = typer.Option(
+        "--config", help=help_text, rich_help_panel=INPUT, show_default=False, metavar="FILE", is_eager=True, callback=_configure
+    )
+    return inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default="", annotation=Annotated[str, info])
+
+
+def _configure(context: typer.Context, value: str) -> str:
+    if value:
+        context.default_map = _config_values(Path(value), context.command)
+    return value
+
+
+def _config_values(path: Path, built: Any) -> dict[str, Any]:
+    """The values of a TOML file by the parameter's name, numbers as text. Raises ``UsageError``."""
+    options = {name: item for item in built.params for name in item.opts if name.startswith("--") and item.name != "config"}
+    try:
+        given = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise UsageError(f"--config {path}: {(error.strerror or str(error)).lower()}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config {path}: not a TOML file: {error}") from error
+    values = {}
+    for key, value in given.items():
+        flag = "--" + key.replace("_", "-")
+        if flag not in options:
+            raise UsageError(f"--config {path}: {built.name} has no option {flag}")
+        words = _as_words(value, f"--config {path}: {key}")
+        values[options[flag].name] = [words] if options[flag].multiple and not isinstance(words, list) else words
+    return values
+
+
+def _as_words(value: Any, place: str) -> Any:
+    """What the command line would give for a value of a TOML file."""
+    if isinstance(value, list):
+        return [_as_words(one, place) for one in value]
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int | float | str):
+        return str(value)
+    raise UsageError(f"{place} is neither text, number, truth value nor list")

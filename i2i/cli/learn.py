@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,16 +23,19 @@ from i2i.options import INPUT
 from i2i.registry import Registry
 
 _EVERY = 20.0
+MEAN = "mean_"
 
 
 @dataclass
 class _Ticker:
-    """Training's progress: a bar on a terminal; elsewhere a line now and then, and for each validation."""
+    """Training's progress: a bar on a terminal; elsewhere a line now and then, and for each validation (then there are more
+    figures than at other steps)."""
 
     quiet: bool
     _bar: Any = None
     _task: Any = None
     _first: tuple[int, float] | None = None
+    _least: int = 0
     _told: float = field(default_factory=time.monotonic)
 
     def __enter__(self) -> _Ticker:
@@ -50,7 +54,8 @@ class _Ticker:
 
     def report(self, step: int, steps: int, values: Mapping[str, float]) -> None:
         self._first = self._first or (step, time.monotonic())
-        validated = any(name not in ("loss", "rate") and not name.startswith(("cross", "dice")) for name in values)
+        self._least = min(self._least or len(values), len(values))
+        validated = len(values) > self._least or step == steps
         if self._bar:
             self._bar.update(self._task, total=steps, completed=step, description=f"training, loss {values['loss']:.3f}")
         if self.quiet or not (validated or (not self._bar and time.monotonic() - self._told > _EVERY)):
@@ -58,7 +63,8 @@ class _Ticker:
         self._told = time.monotonic()
         rate = (time.monotonic() - self._first[1]) / max(1, step - self._first[0])
         shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items() if name != "rate")
-        console.say(f"step {step}/{steps}  {shown}  {rate:.2f} s a step, {console.seconds_text(rate * (steps - step))} left")
+        left = f", {console.seconds_text(rate * (steps - step))} left" if step < steps else ""
+        console.say(f"step {step}/{steps}  {shown}  {rate:.2f} s a step{left}")
 
 
 def train_command(task: Task, registry: Registry) -> typer.core.TyperCommand:
@@ -77,14 +83,25 @@ def train_command(task: Task, registry: Registry) -> typer.core.TyperCommand:
     def body(values: Mapping[str, Any]) -> None:
         rest = {name: value for name, value in values.items() if name not in ("output", "json_", "quiet", "verbose")}
         message = (lambda text: None) if values["quiet"] else console.say
-        with _Ticker(values["quiet"]) as ticker:
+        with _Ticker(values["quiet"]) as ticker, _kept(Path(values["output"])):
             figures = api.train(task.name, values["output"], registry=registry, report=ticker.report, message=message, **rest)
         if values["json_"]:
             console.put_json(figures)
         elif not values["quiet"]:
-            console.say("  ".join(f"{name} {value}" for name, value in figures.items()))
+            console.say("  ".join(f"{name} {_number(value)}" for name, value in figures.items()))
 
     return command(task.name, f"Train a model of {task.name}", parts, body)
+
+
+@contextmanager
+def _kept(output: Path) -> Iterator[None]:
+    """After an interruption, say when there is a checkpoint."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if (api.training_folder(output) / "checkpoint.pt").exists():
+            console.say("the last checkpoint is kept: the same command with --resume goes on from it")
+        raise
 
 
 def eval_command(task: Task, registry: Registry) -> typer.core.TyperCommand:
@@ -108,13 +125,25 @@ def eval_command(task: Task, registry: Registry) -> typer.core.TyperCommand:
         if values["json_"]:
             console.put_json({"pooled": found.pooled, "images": found.images})
         else:
-            console.put("\n".join(console.table([["metric", "value"], *([k, _number(v)] for k, v in found.pooled.items())])))
+            console.put("\n".join(console.table(_rows(found.pooled))))
 
     return command(task.name, f"Metrics of {task.name} against the truth", parts, body)
 
 
-def _number(value: float) -> str:
-    return str(value) if isinstance(value, int) or float(value).is_integer() else f"{value:.4f}"
+def _rows(pooled: Mapping[str, float]) -> list[list[str]]:
+    """A row for each figure; its mean over the images, when there are several, beside it."""
+    means = {name.removeprefix(MEAN): value for name, value in pooled.items() if name.startswith(MEAN)}
+    figures = {name: value for name, value in pooled.items() if not (name.startswith(MEAN) and name.removeprefix(MEAN) in pooled)}
+    if pooled.get("images", 1) == 1 or not means:
+        return [["metric", "value"], *([name, _number(value)] for name, value in figures.items())]
+    rows = [[name, _number(value), _number(means[name]) if name in means else ""] for name, value in figures.items()]
+    return [["metric", "all together", "mean of images"], *rows]
+
+
+def _number(value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if value.is_integer() and abs(value) > 1 else f"{value:.4f}"
 
 
 def _write_csv(path: Path, images: Mapping[str, Mapping[str, float]]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +16,7 @@ from i2i.cli import console
 from i2i.cli.generate import command, named, positional
 from i2i.contracts import ModelCard
 from i2i.errors import ModelError
-from i2i.formats import open_image
+from i2i.formats import detect, open_image
 from i2i.models import cache_dir, cached_path, fetch, offline
 from i2i.options import INPUT
 from i2i.planner import total_memory
@@ -31,7 +30,7 @@ Body = Callable[[Registry, Mapping[str, Any]], None]
 def make(name: str, registry: Registry) -> typer.core.TyperCommand:
     """The command of that name."""
     summary, parts, body = _COMMANDS[name]
-    return command(name.split()[-1], summary, [*parts, _JSON, _VERBOSE], lambda values: body(registry, values))
+    return command(name.rsplit(maxsplit=1)[-1], summary, [*parts, _JSON, _VERBOSE], lambda values: body(registry, values))
 
 
 # ------------------------------------------------------------------------------------------------------------- models
@@ -72,12 +71,20 @@ def _models_info(registry: Registry, values: Mapping[str, Any]) -> None:
     if values["json_"]:
         console.put_json(asdict(card) | {"where": _place(card)})
         return
-    for name, value in asdict(card).items():
-        if isinstance(value, Mapping):
-            console.put(f"{name}:")
-            console.put("\n".join(f"  {key}: {figure}" for key, figure in value.items()))
-        elif value not in (None, "", ()):
-            console.put(f"{name}: {', '.join(value) if isinstance(value, tuple) else value}")
+    console.put("\n".join(_described(asdict(card) | {"where": _place(card)})))
+
+
+def _described(card: Mapping[str, Any]) -> list[str]:
+    """A line for each field that says something."""
+    lines = []
+    for name, value in card.items():
+        if isinstance(value, Mapping) and value:
+            lines += [f"{name}:", *(f"  {key}: {figure}" for key, figure in value.items())]
+        elif value is True:
+            lines.append(f"{name}: yes")
+        elif value:
+            lines.append(f"{name}: {', '.join(value) if isinstance(value, tuple) else value}")
+    return lines
 
 
 def _models_get(registry: Registry, values: Mapping[str, Any]) -> None:
@@ -137,16 +144,17 @@ def tell_broken(registry: Registry) -> None:
 
 
 def _info(registry: Registry, values: Mapping[str, Any]) -> None:
-    source = open_image(Path(values["file"]), registry.formats())
-    try:
-        spec = source.spec
-    finally:
-        source.close()
+    path, formats = Path(values["file"]), registry.formats()
+    tell_broken(registry)
+    source = open_image(path, formats)
+    source.close()
+    spec, form = source.spec, detect(path, formats)
     if values["json_"]:
-        console.put_json({"file": values["file"], **asdict(spec)})
+        console.put_json({"file": values["file"], "format": form.name, **asdict(spec)})
         return
     lines = {
-        "size": f"{spec.width} x {spec.height} pixels (width x height), {spec.bytes / 1e6:.1f} MB a plane",
+        "format": form.name,
+        "size": f"{spec.width} x {spec.height} pixels (width x height), {console.size_text(spec.bytes)} a plane",
         "channels": f"{spec.channels}" + (f": {', '.join(spec.channel_names)}" if any(spec.channel_names) else ""),
         "dtype": spec.dtype,
         "pixel size": f"{spec.pixel_size[1]:g} x {spec.pixel_size[0]:g} um (width x height)" if spec.pixel_size else "unknown",
@@ -172,7 +180,7 @@ def _facts() -> dict[str, Any]:
         "torch": torch.__version__,
         "device": device,
         "cores": available_cores(),
-        "memory": console.gigabytes(total_memory()),
+        "memory": console.size_text(total_memory()),
         "bf16": "computed by the hardware" if has_bf16(device) else "emulated: slower, fp32 is used",
         "allocator": "told to keep memory" if allocator else "not glibc: left as it is",
         "codecs": imagecodecs.__version__,
@@ -210,16 +218,14 @@ def _doctor(registry: Registry, values: Mapping[str, Any]) -> None:
 def _demo(registry: Registry, values: Mapping[str, Any]) -> None:
     from i2i.cli.demo import run_demo
 
-    page = run_demo(registry, Path(values["folder"]))
+    page = run_demo(registry, Path(values["folder"] or "i2i-demo"))
     if values["json_"]:
         console.put_json(page)
-    elif not page["pictures"]:
-        sys.stderr.write("no installed task has a demo\n")
 
 
 _NAME = positional("name", str, "the model's name, from i2i models list", "NAME")
 _FILE = positional("file", str, "an image", "FILE")
-_FOLDER = named("folder", ["-o", "--output"], str, "i2i-demo", "the folder for the results", INPUT, "FOLDER")
+_FOLDER = positional("folder", str, "the folder for the results (default: i2i-demo)", "FOLDER", default="")
 
 _COMMANDS: dict[str, tuple[str, list[Any], Body]] = {
     "models list": ("The models by task", [], _models_list),

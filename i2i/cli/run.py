@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import tempfile
-import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
@@ -17,27 +15,30 @@ import typer
 
 from i2i import api, batch
 from i2i import report as reports
+from i2i.canvas import partial_folder
 from i2i.cli import console
-from i2i.cli.generate import command, named, parameters, positional
+from i2i.cli.generate import command, config_option, named, parameters, positional
 from i2i.contracts import Task
-from i2i.errors import UsageError
+from i2i.errors import I2IError, InputError, UsageError
 from i2i.formats import detect
+from i2i.manifest import unfinished
 from i2i.options import INPUT, RunOptions
 from i2i.registry import Registry
 from i2i.report import RunReport
+from i2i.session import Item, Session
 
 
 def image_command(task: Task, registry: Registry) -> typer.core.TyperCommand:
     """The command of a task: its own options, those of every run, and the exporters'."""
     exporters = registry.exporters(task.name)
     parts = [
-        positional("inputs", list[str], "image files, folders, quoted globs, or - for stdin", "INPUT..."),
+        positional("inputs", list[str], "image files, folders, quoted globs, or - for stdin", "INPUT"),
         named("output", ["-o", "--output"], str, "", "a file, for several inputs a folder, or - for stdout", INPUT, "OUTPUT"),
         *parameters(task.options),
         *parameters(RunOptions),
         *(named(f"export_{e.name}", [f"--{e.name}"], str, "", e.summary, INPUT, "FILE") for e in exporters),
         named("json_", ["--json"], bool, False, "one JSON report of the run on stdout", INPUT),
-        named("config", ["--config"], str, "", "options from a TOML file; those given here come first", INPUT, "FILE"),
+        config_option(),
         named("quiet", ["-q", "--quiet"], bool, False, "only errors", INPUT),
         named("verbose", ["-v", "--verbose"], bool, False, "more, and tracebacks", INPUT),
     ]
@@ -48,51 +49,51 @@ def image_command(task: Task, registry: Registry) -> typer.core.TyperCommand:
     return command(task.name, task.summary, parts, body)
 
 
-def with_config(task: Task, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values with those of ``--config`` where the command line left the default. Raises ``UsageError``."""
-    if not values["config"]:
-        return dict(values)
-    path = Path(values["config"])
-    try:
-        given = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not a TOML file of options: {error}") from error
-    items = {item.name: item for kind in (task.options, RunOptions) for item in fields(kind)}
-    merged = dict(values)
-    for key, value in given.items():
-        name = "as_" if key == "as" else key.replace("-", "_")
-        if name in items:
-            if merged[name] == items[name].default:
-                merged[name] = value
-        elif name == "output" or f"export_{name}" in merged:
-            slot = name if name == "output" else f"export_{name}"
-            merged[slot] = merged[slot] or value
-        else:
-            raise UsageError(f"{path}: no option {key!r} in {task.name}")
-    return merged
-
-
-def run_images(task: Task, registry: Registry, given: Mapping[str, Any]) -> None:
+def run_images(task: Task, registry: Registry, values: Mapping[str, Any]) -> None:
     """Run, report, and end with the exit code."""
-    values = with_config(task, given)
-    names = {item.name for kind in (task.options, RunOptions) for item in fields(kind)}
-    session = api.session(task.name, {name: value for name, value in values.items() if name in names}, registry)
-    exports = {name.removeprefix("export_"): value for name, value in values.items() if name.startswith("export_") and value}
-    if values["json_"] and values["output"] == "-":
-        raise UsageError("--json and -o - would both write to stdout; choose one")
-    with _streams(session, list(values["inputs"]), values["output"]) as (inputs, output, names_of):
-        items = batch.plan_items(session, inputs, output, exports, names_of)
-        with console.Progress(len(items), values["quiet"] or values["output"] == "-") as progress:
-            done = batch.process(session, items, progress.of, progress.finished)
-        if values["output"] == "-" and done[0].status == reports.DONE:
-            _copy_out(Path(done[0].output))
+    try:
+        session, done = _run(task, registry, values)
+    except I2IError as error:
+        if values["json_"]:
+            console.put_json({"exit_code": error.exit_code, "error": str(error), "runs": []})
+        raise
     _tell(session.run, done, values)
     raise typer.Exit(reports.exit_code(done))
 
 
+def _run(task: Task, registry: Registry, values: Mapping[str, Any]) -> tuple[Session, list[RunReport]]:
+    names = {item.name for kind in (task.options, RunOptions) for item in fields(kind)}
+    session = api.session(task.name, {name: value for name, value in values.items() if name in names}, registry)
+    exports = {name.removeprefix("export_"): value for name, value in values.items() if name.startswith("export_") and value}
+    to_stdout = values["output"] == "-"
+    if values["json_"] and to_stdout:
+        raise UsageError("--json and -o - would both write to stdout; choose one")
+    with _streams(session, list(values["inputs"]), values["output"]) as (inputs, output, names_of):
+        items = batch.plan_items(session, inputs, output, exports, names_of)
+        if to_stdout and len(items) > 1:
+            raise UsageError(f"{inputs[0]}: holds {len(items)} images; -o - takes one")
+        with console.Progress(len(items), values["quiet"], silent=to_stdout) as progress, _kept(items):
+            done = batch.process(session, items, progress.of, progress.finished)
+        if to_stdout and done[0].status == reports.DONE:
+            _copy_out(Path(done[0].output))
+    return session, done
+
+
+@contextmanager
+def _kept(items: list[Item]) -> Iterator[None]:
+    """After an interruption, say when work was kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if any(unfinished(partial_folder(item.output)) for item in items):
+            console.say("what is done is kept: the same command with --resume goes on")
+        raise
+
+
 def _tell(run: RunOptions, done: list[RunReport], values: Mapping[str, Any]) -> None:
     if values["json_"]:
-        console.put_json({"exit_code": reports.exit_code(done), "runs": [report.as_mapping() for report in done]})
+        runs = [report.as_mapping() for report in done]
+        console.put_json({"exit_code": reports.exit_code(done), "error": None, "runs": runs})
     elif run.dry_run:
         for report in done:
             if report.status == reports.PLANNED:
@@ -105,7 +106,7 @@ def _tell(run: RunOptions, done: list[RunReport], values: Mapping[str, Any]) -> 
 
 
 @contextmanager
-def _streams(session: api.Session, inputs: list[str], output: str) -> Iterator[tuple[list[str], str, dict[str, str]]]:
+def _streams(session: Session, inputs: list[str], output: str) -> Iterator[tuple[list[str], str, dict[str, str]]]:
     """The inputs and the output with ``-`` replaced by files in a temporary folder, and how messages call them."""
     if "-" not in inputs and output != "-":
         yield inputs, output, {}
@@ -114,38 +115,40 @@ def _streams(session: api.Session, inputs: list[str], output: str) -> Iterator[t
         raise UsageError("- stands for one image: give it alone, and one input with -o -")
     if not output:
         raise UsageError("- as input: say where the result goes with -o FILE or -o -")
+    suffix = _stdout_suffix(session) if output == "-" else ""
     with tempfile.TemporaryDirectory(prefix="i2i-") as folder:
         names: dict[str, str] = {}
         if inputs == ["-"]:
             path = _take_in(Path(folder), session)
             inputs, names = [str(path)], {str(path): "-"}
-        if output == "-":
-            output = str(Path(folder) / f"output.{_stdout_format(session)}")
-        yield inputs, output, names
+        yield inputs, str(Path(folder) / f"output{suffix}") if suffix else output, names
 
 
-def _stdout_format(session: api.Session) -> str:
-    asked = session.run.format.lower().lstrip(".")
-    if not asked:
+def _stdout_suffix(session: Session) -> str:
+    """That of ``--format``. Raises ``UsageError`` when it is none that is written."""
+    suffix = "." + session.run.format.lower().lstrip(".")
+    forms = [form for form in session.formats if form.write and (session.task.lossy or not form.lossy)]
+    known = [name for form in forms for name in form.suffixes]
+    if suffix == ".":
         raise UsageError("-o - needs --format, such as --format png or --format tif")
-    return asked
+    if suffix not in known:
+        choices = ", ".join(name[1:] for name in known)
+        raise UsageError(f"--format {session.run.format}: choose one of {choices}")
+    return suffix
 
 
-def _take_in(folder: Path, session: api.Session) -> Path:
-    """Standard input as a file with the suffix of its format."""
+def _take_in(folder: Path, session: Session) -> Path:
+    """Standard input as a file with the suffix of its format. Raises ``InputError`` when it is no image."""
     path = folder / "input"
     with path.open("wb") as stream:
         shutil.copyfileobj(sys.stdin.buffer, stream)
-    form = detect(path, session.formats)
+    try:
+        form = detect(path, session.formats)
+    except InputError as error:
+        raise InputError(str(error).replace(str(path), "-")) from error
     return path.rename(path.with_suffix(form.suffixes[0]))
 
 
 def _copy_out(path: Path) -> None:
-    """The file to stdout. A reader that has gone away ends it quietly."""
-    try:
-        with path.open("rb") as stream:
-            shutil.copyfileobj(stream, sys.stdout.buffer)
-        sys.stdout.buffer.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
+    with path.open("rb") as stream, console.to_stdout():
+        shutil.copyfileobj(stream, sys.stdout.buffer)

@@ -13,11 +13,12 @@ from i2i.geometry import Region
 
 LONGEST = 2048
 _BAND = 1024
+_FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 Picture = npt.NDArray[np.uint8]
 
 
 def reduced(source: Source, factor: int, mean: bool) -> Array:
-    """A source made ``factor`` times smaller, band by band: (H, W, C). ``mean`` of each square as float32, or its top left pixel."""
+    """A source made ``factor`` times smaller, band by band: (H, W, C). Means of squares, float32, or top left pixels."""
     spec = source.spec
     step = max(1, _BAND // factor) * factor
     bands = []
@@ -33,7 +34,7 @@ def _mean(band: Array, factor: int) -> Array:
     rows = np.add.reduceat(band.astype(np.float32), np.arange(0, band.shape[0], factor), axis=0)
     both = np.add.reduceat(rows, np.arange(0, band.shape[1], factor), axis=1)
     counts = (_counts(band.shape[0], factor)[:, None] * _counts(band.shape[1], factor)[None, :])[..., None]
-    return (both / counts).astype(np.float32)  # type: ignore[no-any-return]
+    return (both / counts).astype(np.float32)
 
 
 def _counts(length: int, factor: int) -> Array:
@@ -42,12 +43,12 @@ def _counts(length: int, factor: int) -> Array:
 
 
 def picture_of(pixels: Array) -> Picture:
-    """(H, W, C) of any range as an RGB picture (H, W, 3) uint8: 8-bit colour as it is, the rest stretched between percentiles."""
+    """(H, W, C) of any range as an RGB picture (H, W, 3) uint8, stretched between percentiles."""
     pixels = pixels[..., :3] if pixels.shape[2] >= 3 else pixels[..., :1].repeat(3, axis=2)
     low, high = np.percentile(pixels, [0.5, 99.8])
     if high <= low:
         high = low + 1
-    return (np.clip((pixels - low) / (high - low), 0, 1) * 255).astype(np.uint8)  # type: ignore[no-any-return]
+    return (np.clip((pixels - low) / (high - low), 0, 1) * 255).astype(np.uint8)
 
 
 def colours(labels: Array) -> Picture:
@@ -87,9 +88,10 @@ def draw(exported: Exported) -> Picture:
 
 
 def _export(path: Path, exported: Exported) -> None:
+    """In the format of the path's suffix; PNG where that is none of pictures."""
     from PIL import Image
 
-    Image.fromarray(draw(exported)).save(path, format="PNG")
+    Image.fromarray(draw(exported)).save(path, format=_FORMATS.get(path.suffix.lower(), "PNG"))
 
 
 OVERLAY = Exporter(

@@ -136,7 +136,7 @@ class UNet(nn.Module):
             skips.pop()
             pixels = up(pixels)
             pixels = merge(torch.cat([centre_crop(skips[-1], pixels), pixels], 1))
-        return self.head(pixels)  # type: ignore[no-any-return]
+        return self.head(pixels)
 
 
 def _initialise(layer: nn.Module) -> None:
@@ -210,10 +210,10 @@ def forward_window(network: UNet, window: Tensor) -> Tensor:
     """
     config = network.config
     if config.padding == "same":
-        return network(window)  # type: ignore[no-any-return]
+        return network(window)
     context = round_up(margin(config), config.stride)
     offset = context - margin(config)
     height, width = (length - 2 * context for length in window.shape[-2:])
     sizes = valid_size(config, height), valid_size(config, width)
     view = window[..., offset : offset + sizes[0], offset : offset + sizes[1]]
-    return network(view)[..., :height, :width]  # type: ignore[no-any-return]
+    return network(view)[..., :height, :width]

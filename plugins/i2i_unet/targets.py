@@ -30,13 +30,14 @@ def _several(labels: Tensor, side: int) -> Tensor:
 def interior_border(labels: Tensor) -> Tensor:
     """Instance labels (N, H, W), 0 background -> classes (N, H, W) int64.
 
-    Border: the outermost pixels of each object (8 neighbours), and the background between two objects at most 4 pixels apart.
+    Border is only where two objects come within 2 pixels of each other: the outermost pixels of the objects there, and the
+    background between them. An object that stands alone is interior up to its rim, however small it is.
     """
     ids = labels[:, None].float()
     edge = (ids > 0) & ((_largest(ids, 3) != ids) | (-_largest(-ids, 3) != ids))
-    gap = (ids == 0) & _several(ids, 5)
+    near = _several(ids, 5)
     classes = torch.where(ids > 0, INTERIOR, BACKGROUND)
-    return torch.where(edge | gap, BORDER, classes)[:, 0]
+    return torch.where(near & (edge | (ids == 0)), BORDER, classes)[:, 0]
 
 
 def between_objects(labels: Tensor) -> Tensor:

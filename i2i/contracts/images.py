@@ -1,0 +1,111 @@
+"""Images as the engine sees them: what is known of one, where pixels come from, what a network needs around them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from i2i.errors import PluginError
+from i2i.geometry import Border, Region
+
+Array: TypeAlias = npt.NDArray[Any]
+Meaning = Literal["image", "probabilities", "classes", "labels"]
+"""What the pixels of an output are: it decides how pyramids are made and which formats can hold them."""
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """What is known of an image before a pixel is read.
+
+    ``dtype``: numpy's name. ``pixel_size``: height and width of a pixel in micrometres. ``planes``: the axes besides Y, X
+    and channels with their lengths, outermost first, such as ``(("t", 3), ("z", 15))``. ``levels``: (height, width) of
+    each resolution, full size first; empty means one. ``notes``: what the reader had to assume; each becomes a warning.
+    """
+
+    height: int
+    width: int
+    channels: int = 1
+    dtype: str = "uint8"
+    pixel_size: tuple[float, float] | None = None
+    channel_names: tuple[str, ...] = ()
+    planes: tuple[tuple[str, int], ...] = ()
+    levels: tuple[tuple[int, int], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def region(self) -> Region:
+        return Region(0, 0, self.height, self.width)
+
+    @property
+    def plane_count(self) -> int:
+        return int(np.prod([length for _, length in self.planes], dtype=np.int64))
+
+    @property
+    def bytes(self) -> int:
+        """Size of one plane at full resolution, uncompressed."""
+        return self.height * self.width * self.channels * np.dtype(self.dtype).itemsize
+
+
+class Source(Protocol):
+    """Something that pixels are read from by region: a file, a view of one, a canvas."""
+
+    @property
+    def spec(self) -> ImageSpec: ...
+
+    def read(self, region: Region, plane: int = 0, level: int = 0) -> Array:
+        """The pixels of ``region`` (inside the image, in pixels of ``level``) of the plane counted in C order of
+        ``spec.planes``: (height, width, channels), in ``spec.dtype``. Raises ``InputError`` when they cannot be decoded."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Output:
+    """A kind of result that the user asks for with ``--as``: its name, channels, numpy dtype and meaning."""
+
+    name: str
+    channels: int
+    dtype: str
+    meaning: Meaning
+    channel_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a network needs and gives, in pixels of its input. From it follows whether tiling is exact.
+
+    ``halo``: context on each side of a pixel. ``multiple_of``: the network's total stride: sizes and origins of windows
+    are multiples of it. ``pad``: the value, after normalisation, that fills the bottom and right up to a multiple.
+    ``border``: beyond the image lies the network's own zero padding (``zero``: it gives as many pixels as it sees) or
+    mirrored pixels (``mirror``: it gives the window less the halo, rounded up to ``multiple_of``, on each side).
+    ``scale``: output pixels for each input pixel along an axis. ``channels_out``: of the raw output. ``merge``: cores are
+    cropped, or windows blended. ``norm_scope="image"``: the network normalises over all that it sees, so no tiling is
+    exact. ``fixed_tile``: the only window (height and width) that the network takes.
+    """
+
+    halo: int = 0
+    multiple_of: int = 1
+    pad: float = 0.0
+    border: Border = "zero"
+    scale: int = 1
+    channels_in: int = 1
+    channels_out: int = 1
+    dtype: str = "float32"
+    merge: Literal["crop", "blend"] = "crop"
+    norm_scope: Literal["pixel", "image"] = "pixel"
+    fixed_tile: int | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.multiple_of, self.scale, self.channels_in, self.channels_out) < 1 or self.halo < 0:
+            raise PluginError(f"footprint with a size below its minimum: {self}")
+        if self.fixed_tile is not None and self.fixed_tile % self.multiple_of:
+            raise PluginError(f"footprint: fixed_tile {self.fixed_tile} is no multiple of {self.multiple_of}")
+
+    @property
+    def exact(self) -> bool:
+        """Whether the tiled result is the whole-image result."""
+        return self.merge == "crop" and self.norm_scope == "pixel"

@@ -1,0 +1,187 @@
+"""What plugins give: models, tasks, formats, exporters, each a frozen value."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from i2i.contracts.images import Array, Meaning, Source
+from i2i.contracts.predictors import Predictor
+from i2i.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """A model by name: where its file is, what it is made from, what it is for, and what not.
+
+    ``file``: a path, for models that come with a plugin; else ``url``, downloaded into the cache. ``sha256``: of the file.
+    ``precisions``: those that were measured to keep the task's accuracy. ``default``: the task's choice for its channels.
+    """
+
+    name: str
+    task: str
+    summary: str
+    channels: int
+    sha256: str
+    licence: str
+    data: str
+    file: Path | None = None
+    url: str | None = None
+    precisions: tuple[str, ...] = ("fp32",)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    not_for: str = ""
+    made_by: str = ""
+    default: bool = False
+
+    @staticmethod
+    def from_toml(path: Path) -> ModelCard:
+        """The card in a TOML file whose keys are the fields; ``file`` is relative to it. Raises ``ModelError``."""
+        try:
+            values = tomllib.loads(path.read_text("utf-8"))
+            if "file" in values:
+                values["file"] = path.parent / values["file"]
+            return ModelCard(**values | {"precisions": tuple(values.get("precisions", ("fp32",)))})
+        except (OSError, tomllib.TOMLDecodeError, TypeError) as error:
+            raise ModelError(f"{path}: not a model card: {error}") from error
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model file, opened: ``config`` is what its header says of the network, ``tensors`` its weights by name.
+
+    ``card`` is None for a file given by path. ``sha256`` is the file's.
+    """
+
+    name: str
+    path: Path
+    sha256: str
+    config: Mapping[str, Any]
+    tensors: Callable[[], dict[str, torch.Tensor]]
+    card: ModelCard | None = None
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and how a network runs: ``device`` as torch names it, ``precision`` fp32, bf16 or fp16, the backend's name."""
+
+    device: str = "cpu"
+    precision: str = "fp32"
+    backend: str = "torch"
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """What a training function is given: where the model goes, and how to go on.
+
+    ``output``: the model file to write. ``work``: the folder for checkpoints. ``report``: called with (step, steps,
+    values) as it goes. ``messages``: lines for the user.
+    """
+
+    output: Path
+    work: Path
+    seed: int
+    device: str
+    precision: str
+    resume: bool
+    report: Callable[[int, int, Mapping[str, float]], None]
+    message: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Training:
+    """``run(options, run)`` writes the model to ``run.output`` and returns figures for the report."""
+
+    options: type
+    run: Callable[[Any, TrainingRun], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """``measure(prediction, truth, options)`` takes arrays (H, W, C) and gives figures of one image by name;
+    ``pool`` turns those of all images into the figures of the set."""
+
+    options: type
+    measure: Callable[[Array, Array, Any], Mapping[str, float]]
+    pool: Callable[[Sequence[Mapping[str, float]]], Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Demo:
+    """One picture of ``i2i demo``: a bundled input (its licence allows it) and the options to run with."""
+
+    title: str
+    input: Path
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A command. ``options`` is a frozen dataclass (see :func:`i2i.options.option`) from which the command line is made.
+
+    ``load(options, model, runtime)`` gives the predictor; ``model`` is None for a task with ``needs_model=False``. ``lossy``:
+    whether a lossy format such as JPEG may hold the result (a picture), or must not (labels, measurements).
+    """
+
+    name: str
+    summary: str
+    options: type
+    load: Callable[[Any, Model | None, Runtime], Predictor]
+    train: Training | None = None
+    evaluate: Evaluation | None = None
+    needs_model: bool = True
+    lossy: bool = False
+    demos: tuple[Demo, ...] = ()
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a written file says of itself. ``meaning`` of its pixels; ``record``: model, hash, precision, version ...;
+    ``fingerprint``: hex of the run, from which identifiers are derived so that the same run gives the same bytes."""
+
+    meaning: Meaning
+    record: Mapping[str, Any]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Format:
+    """A file format. ``suffixes`` begin with a dot, lower case. ``sniff(head, path)``: whether the first 64 bytes (empty
+    for a folder) are of this format. ``open(path)`` gives a source and raises ``InputError``. ``write(path, source, metadata)``
+    writes a whole new file at a temporary path that the engine renames. ``dtypes`` and ``channels``: what it can hold; empty means anything.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    summary: str
+    sniff: Callable[[bytes, Path], bool]
+    open: Callable[[Path], Source]
+    write: Callable[[Path, Source, Metadata], None] | None = None
+    dtypes: tuple[str, ...] = ()
+    channels: tuple[int, ...] = ()
+    lossy: bool = False
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an exporter is given: the input, the result on the input's grid, and what its pixels mean."""
+
+    source: Source
+    result: Source
+    meaning: Meaning
+
+
+@dataclass(frozen=True)
+class Exporter:
+    """A further file from the same run: the option ``--<name> FILE``. ``meanings``: of the results that it takes."""
+
+    name: str
+    suffix: str
+    summary: str
+    export: Callable[[Path, Exported], None]
+    meanings: tuple[Meaning, ...] = ("labels",)

@@ -1,0 +1,192 @@
+"""Predictors: what a task's ``load`` gives, one base class for each kind, and what they exchange with the engine."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from i2i.contracts.images import Array, Footprint, ImageSpec, Output, Source
+from i2i.errors import PluginError
+from i2i.geometry import Grid, Region
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class LabelRule:
+    """How classes become labels: components of ``interior`` grow ``dilate`` pixels into ``border``; those of fewer than
+    ``min_area`` pixels (of the interior) are dropped. Class numbers are those of the output ``classes``."""
+
+    interior: int = 1
+    border: int | None = None
+    dilate: int = 0
+    min_area: int = 0
+
+
+@dataclass(frozen=True)
+class Instances:
+    """Objects found in one window or image, N of them, the same order in every field.
+
+    ``boxes``: (N, 4) int64: top, left, bottom, right, exclusive. ``scores``: (N,) float32 in 0 .. 1. ``classes``: (N,)
+    int64 from 1. ``masks``: N boolean arrays, each of the size of its box.
+    """
+
+    boxes: npt.NDArray[np.int64]
+    scores: npt.NDArray[np.float32]
+    classes: npt.NDArray[np.int64]
+    masks: tuple[npt.NDArray[np.bool_], ...]
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    @staticmethod
+    def empty() -> Instances:
+        return Instances(np.zeros((0, 4), np.int64), np.zeros(0, np.float32), np.zeros(0, np.int64), ())
+
+    def take(self, indices: Iterable[int]) -> Instances:
+        """Those at ``indices``, in that order."""
+        chosen = np.fromiter(indices, np.int64)
+        masks = tuple(self.masks[i] for i in chosen)
+        return Instances(self.boxes[chosen], self.scores[chosen], self.classes[chosen], masks)
+
+    def shift(self, dy: int, dx: int) -> Instances:
+        return Instances(self.boxes + np.array([dy, dx, dy, dx]), self.scores, self.classes, self.masks)
+
+    @staticmethod
+    def join(parts: Sequence[Instances]) -> Instances:
+        if not parts:
+            return Instances.empty()
+        return Instances(
+            np.concatenate([part.boxes for part in parts]),
+            np.concatenate([part.scores for part in parts]),
+            np.concatenate([part.classes for part in parts]),
+            tuple(mask for part in parts for mask in part.masks),
+        )
+
+
+class Predictor:
+    """What every predictor has. A subclass sets ``footprint`` and ``outputs``, of which the first is the default.
+
+    ``window_bytes``: memory that the network takes for each pixel of a window, in bytes, for the planner.
+    """
+
+    kind: ClassVar[Literal["dense", "instances", "image"]]
+    footprint: Footprint
+    outputs: tuple[Output, ...]
+    window_bytes: int = 1024
+
+    def fitted(self, spec: ImageSpec) -> Self:
+        """The predictor for images of this kind, before a pixel is read: a method that takes any channels or dtypes sets its
+        footprint and outputs here. A network takes what it was trained on, and is returned as it is."""
+        return self
+
+    def prepare(self, source: Source, seed: int) -> Self:
+        """A predictor whose image-wide statistics are frozen: no tile decides alone what only the image can tell."""
+        return self
+
+    def statistics(self) -> dict[str, Any]:
+        """What :meth:`prepare` froze, as JSON values: recorded in the manifest."""
+        return {}
+
+    def with_statistics(self, statistics: Mapping[str, Any]) -> Self:
+        """The prepared predictor that gave ``statistics``: how a resumed run goes on. A subclass that has any overrides it."""
+        if statistics:
+            raise PluginError(f"{type(self).__name__} has no with_statistics, and cannot go on from recorded statistics")
+        return copy.copy(self)
+
+    def normalize(self, pixels: Array) -> npt.NDArray[np.float32]:
+        """(H, W, C) in the image's dtype -> (H, W, C) float32 as the network wants it. Pixel by pixel: no statistics."""
+        return pixels.astype(np.float32)
+
+
+def nearest(values: npt.NDArray[np.float32], dtype: str) -> Array:
+    """``values`` in ``dtype``: for integers rounded, and cut off at the ends of its range."""
+    if np.dtype(dtype).kind not in "iu":
+        return values.astype(dtype)
+    limits = np.iinfo(dtype)
+    return values.astype(np.float64).round().clip(limits.min, limits.max).astype(dtype)
+
+
+class DensePredictor(Predictor):
+    """A network that gives a value for each pixel."""
+
+    kind = "dense"
+    label_rule: LabelRule | None = None
+    """How an output that means labels is made from the output ``classes``; without one, labels are not offered."""
+
+    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        """(N, channels_in, H, W) float32 -> (N, channels_out, H', W') float32; H' and W' as the footprint says."""
+        raise NotImplementedError
+
+    def convert(self, raw: npt.NDArray[np.float32], output: Output) -> Array:
+        """The raw output (H, W, channels_out) as pixels (H, W, output.channels) of ``output.dtype``; of integers, the nearest
+        that the dtype can hold."""
+        return nearest(raw, output.dtype)
+
+
+class InstancePredictor(Predictor):
+    """A detector that gives objects for each window."""
+
+    kind = "instances"
+    merge_overlap: float = 0.5
+    """Objects of two tiles are one when their masks' intersection is above this share of the smaller mask."""
+
+    def __call__(self, batch: torch.Tensor) -> list[Instances]:
+        """(N, channels_in, H, W) float32 -> N ``Instances`` in pixels of the window."""
+        raise NotImplementedError
+
+
+class Checkpoint(Protocol):
+    """Where an iterative method keeps its state, so that a killed run goes on."""
+
+    def load(self) -> dict[str, Array] | None:
+        """The state saved last in this stage, or None at its start."""
+        ...
+
+    def save(self, state: Mapping[str, Array]) -> None:
+        """Replace the saved state, atomically."""
+        ...
+
+
+class WritableSource(Source, Protocol):
+    """A source whose pixels can be replaced: the canvas."""
+
+    def write(self, region: Region, pixels: Array) -> None: ...
+
+
+@dataclass(frozen=True)
+class ImageWork:
+    """What an :class:`ImagePredictor` is given for one stage. ``grid``: windows that keep its memory bounded."""
+
+    source: Source
+    grid: Grid
+    canvas: WritableSource
+    checkpoint: Checkpoint
+    seed: int
+    device: str
+    progress: Callable[[float], None]
+
+
+class ImagePredictor(Predictor):
+    """An iterative method that owns the whole image. The canvas holds its raw output, float32."""
+
+    kind = "image"
+
+    def stages(self, spec: ImageSpec) -> tuple[str, ...]:
+        """The names of its stages, in order; each is journaled."""
+        return ("iterate",)
+
+    def run(self, stage: str, work: ImageWork) -> None:
+        """Do one stage: read ``work.source``, write ``work.canvas``. The result must not depend on ``work.grid``."""
+        raise NotImplementedError
+
+    def convert(self, raw: npt.NDArray[np.float32], output: Output) -> Array:
+        """The raw output (H, W, channels_out) as pixels (H, W, output.channels) of ``output.dtype``; of integers, the nearest
+        that the dtype can hold."""
+        return nearest(raw, output.dtype)

@@ -1,0 +1,90 @@
+"""What a run on disk is: its fingerprint, its plan and its frozen statistics, so that a killed one goes on as it was begun."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from i2i.canvas import Canvas, DiskCanvas
+from i2i.contracts import Model, Output
+from i2i.errors import OutputError
+from i2i.files import replacing
+from i2i.options import RunOptions
+from i2i.planner import Plan
+from i2i.version import __version__
+
+_RESULT_OPTIONS = ("as_", "level", "plane", "channels", "nan", "seed", "model", "device", "precision", "backend")
+_MEGABYTE = 2**20
+_NAME = "manifest.json"
+
+
+def fingerprint(task: str, options: Any, run: RunOptions, path: Path, model: Model | None, output: Output) -> str:
+    """Hex of what decides the result: the content of ``path``, the model, the task's own options and the run's, this version."""
+    known = {
+        "version": __version__,
+        "input": _content_hash(path),
+        "task": task,
+        "model": model.sha256 if model else None,
+        "output": output.name,
+        "options": {name: getattr(run, name) for name in _RESULT_OPTIONS} | asdict(options),
+    }
+    return hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _content_hash(path: Path) -> str:
+    """sha256 of a file up to 64 MB; above that of its size and its first and last megabytes. Of a folder, its name and times."""
+    stat = path.stat()
+    if path.is_dir():
+        return f"{path.name}-{stat.st_mtime_ns}"
+    digest = hashlib.sha256(str(stat.st_size).encode())
+    with path.open("rb") as stream:
+        if stat.st_size <= 64 * _MEGABYTE:
+            digest.update(stream.read())
+        else:
+            digest.update(stream.read(_MEGABYTE))
+            stream.seek(-_MEGABYTE, 2)
+            digest.update(stream.read(_MEGABYTE))
+    return digest.hexdigest()
+
+
+def unfinished(folder: Path) -> bool:
+    """Whether a killed run has left its work there."""
+    return (folder / _NAME).exists()
+
+
+def begin(folder: Path, identity: str, plan: Plan, statistics: Mapping[str, Any], overwrite: bool) -> Canvas:
+    """The canvas of a new run. Raises ``OutputError`` when a killed run's is there and is not to be thrown away."""
+    canvas = DiskCanvas(folder)
+    if unfinished(folder) and not overwrite:
+        canvas.close()
+        raise OutputError(f"{folder}: a run that did not finish; --resume goes on with it, --overwrite starts again")
+    canvas.remove()
+    canvas = DiskCanvas(folder)
+    values = {"fingerprint": identity, "plan": plan.as_mapping(), "statistics": statistics}
+    try:
+        with replacing(folder / _NAME) as temporary:
+            temporary.write_text(json.dumps(values, indent=1), encoding="utf-8")
+    except OutputError:
+        canvas.remove()
+        raise
+    return canvas
+
+
+def resume(folder: Path, identity: str) -> tuple[Canvas, Plan, Mapping[str, Any]]:
+    """The canvas, plan and statistics of a killed run. Raises ``OutputError`` when it is not the same run, or is damaged."""
+    path = folder / _NAME
+    try:
+        recorded = json.loads(path.read_text("utf-8"))
+        same, plan = recorded["fingerprint"] == identity, Plan.from_mapping(recorded["plan"])
+        statistics: Mapping[str, Any] = recorded["statistics"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OutputError(f"{path}: unreadable; --overwrite starts again") from error
+    if not same:
+        raise OutputError(
+            f"{folder}: was begun with another input, model, option or version; repeat those, or --overwrite starts again"
+        )
+    return DiskCanvas(folder), plan, statistics

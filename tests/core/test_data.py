@@ -1,0 +1,212 @@
+"""Training data: pairs of files, and crops whose image and truth are warped as one."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from i2i.data import NO_AUGMENTATION, Augmentation, Example, Pair, batch, crop, find_pairs, generator, summary
+from i2i.errors import TrainingError
+
+deterministic = settings(derandomize=True, deadline=None, max_examples=30)
+GEOMETRY = replace(Augmentation(), gray=0, noise=0, blur=0)
+
+
+def coordinates(height: int, width: int) -> Example:
+    """An image that holds each pixel's own x and y, and a truth that is the pixel's number in raster order."""
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    return Example(torch.stack([x, y]).float(), y * width + x)
+
+
+def scene(seed: int = 0, height: int = 60, width: int = 70) -> Example:
+    """Noise, and three classes."""
+    random = torch.Generator().manual_seed(seed)
+    image = torch.randn((2, height, width), generator=random)
+    return Example(image, torch.randint(3, (height, width), generator=random))
+
+
+# -------------------------------------------------------------------------------------------------------------- pairs
+
+
+def make_files(folder: Path, *names: str) -> Path:
+    folder.mkdir()
+    for name in names:
+        (folder / name).touch()
+    return folder
+
+
+def test_files_of_one_stem_are_a_pair(tmp_path: Path) -> None:
+    images = make_files(tmp_path / "images", "b.tif", "a.PNG", "notes.txt")
+    truths = make_files(tmp_path / "truths", "a.tif", "b.png", ".hidden")
+    found = find_pairs(images, truths, (".png", ".tif"))
+    assert found == [Pair(images / "a.PNG", truths / "a.tif"), Pair(images / "b.tif", truths / "b.png")]
+
+
+@pytest.mark.parametrize(
+    ("images", "truths", "text"),
+    [
+        (["a.png", "b.png", "c.png"], ["a.png"], r"images/b.png: no file of that name in .*truths \(2 such in all\)"),
+        (["a.png"], ["a.png", "b.png"], r"truths/b.png: no file of that name in .*images \(1 such"),
+        (["a.png", "a.tif"], ["a.png"], r"images/a.tif: a.png has the same name"),
+        (["a.txt"], ["a.png"], r"images: holds no image \(.png, .tif\)"),
+    ],
+)
+def test_files_that_make_no_pairs_are_named(tmp_path: Path, images: list[str], truths: list[str], text: str) -> None:
+    folders = make_files(tmp_path / "images", *images), make_files(tmp_path / "truths", *truths)
+    with pytest.raises(TrainingError, match=text) as caught:
+        find_pairs(*folders, (".png", ".tif"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="missing: no such folder"):
+        find_pairs(tmp_path / "missing", tmp_path, (".png",))
+
+
+# ------------------------------------------------------------------------------------------------------------ warping
+
+
+@given(st.integers(0, 999), st.integers(20, 60), st.integers(20, 60), st.sampled_from([16, 31, 64]))
+@deterministic
+def test_image_and_truth_are_warped_alike(seed: int, height: int, width: int, side: int) -> None:
+    """Where the image was read between pixels, the truth is that of the nearest one."""
+    image, truth = crop(coordinates(height, width), side, GEOMETRY, generator(seed))
+    nearest = torch.stack([truth % width, truth // width])
+    assert (image - nearest).abs().max() <= 0.5 + 1e-3
+
+
+def test_a_mask_as_an_image_stays_the_mask_away_from_edges() -> None:
+    y, x = torch.meshgrid(torch.arange(80.0), torch.arange(90.0), indexing="ij")
+    mask = ((x - 40) ** 2 / 2 + (y - 35) ** 2 < 500).long()
+    for seed in range(5):
+        image, truth = crop(Example(mask[None].float(), mask), 64, replace(GEOMETRY, elastic=0), generator(seed))
+        around = torch.nn.functional.max_pool2d(torch.stack([truth, 1 - truth]).float(), 5, 1, 2)
+        inner = around.min(0).values == 0
+        inner[[0, 1, -2, -1], :] = inner[:, [0, 1, -2, -1]] = False
+        assert inner.float().mean() > 0.5
+        torch.testing.assert_close(image[0][inner], truth[inner].float(), atol=1e-4, rtol=0)
+
+
+def test_without_augmentation_a_crop_of_the_images_size_is_the_image() -> None:
+    example = scene(height=40, width=40)
+    image, truth = crop(example, 40, NO_AUGMENTATION, generator(3))
+    torch.testing.assert_close(image, example.image, atol=1e-4, rtol=1e-4)
+    assert torch.equal(truth, example.truth)
+
+
+def test_an_image_smaller_than_a_crop_is_mirrored() -> None:
+    image, truth = crop(coordinates(10, 6), 30, NO_AUGMENTATION, generator(0))
+    assert image.shape == (2, 30, 30) and truth.shape == (30, 30)
+    assert set((truth % 6).unique().tolist()) == set(range(6)) and set((truth // 6).unique().tolist()) == set(range(10))
+    rows = image[0].diff(dim=1).abs()
+    assert rows.max() <= 1 + 1e-3, "neighbours stay neighbours"
+
+
+def test_a_crop_keeps_its_shape_and_types_for_images_of_one_pixel() -> None:
+    image, truth = crop(Example(torch.ones(3, 1, 1), torch.full((1, 1), 7)), 8, Augmentation(), generator(0))
+    assert image.shape == (3, 8, 8) and image.dtype == torch.float32
+    assert truth.dtype == torch.int64 and (truth == 7).all()
+
+
+def test_crops_reach_every_part_of_an_image() -> None:
+    crops = (crop(coordinates(6, 9), 4, NO_AUGMENTATION, generator(seed))[1] for seed in range(400))
+    assert {int(value) for truth in crops for value in truth.unique()} == set(range(54))
+
+
+# --------------------------------------------------------------------------------------------------- each augmentation
+
+
+def jacobian(augmentation: Augmentation, seed: int) -> np.ndarray:
+    """(2, 2): how x and y of the image change along x and along y of the crop."""
+    image, _ = crop(coordinates(400, 400), 16, augmentation, generator(seed))
+    return np.array([[float(image[axis].diff(dim=along).mean()) for along in (1, 0)] for axis in (0, 1)])
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_rotation_keeps_lengths_and_its_limit(seed: int) -> None:
+    found = jacobian(replace(NO_AUGMENTATION, rotate=20), seed)
+    np.testing.assert_allclose(found @ found.T, np.eye(2), atol=1e-3)
+    assert abs(np.degrees(np.arctan2(found[1, 0], found[0, 0]))) <= 20.1
+
+
+def test_a_flip_mirrors_half_of_the_crops() -> None:
+    sides = [np.sign(np.linalg.det(jacobian(replace(NO_AUGMENTATION, flip=True), seed))) for seed in range(40)]
+    assert 8 < sides.count(-1) < 32 and sides.count(1) > 8
+
+
+def test_scale_goes_either_way_up_to_its_factor() -> None:
+    factors = [jacobian(replace(NO_AUGMENTATION, scale=1.5), seed)[0, 0] for seed in range(40)]
+    assert 1 / 1.501 <= min(factors) < 0.8 and 1.25 < max(factors) <= 1.501
+
+
+def test_elastic_displacements_are_smooth_and_of_the_size_asked_for() -> None:
+    shifts = []
+    for seed in range(30):
+        image, _ = crop(coordinates(400, 400), 64, replace(NO_AUGMENTATION, elastic=5), generator(seed))
+        rows = image[0] - torch.arange(64)
+        shifts.append(float((rows - rows.mean()).std()))
+        assert image[0].diff(dim=1).std() < 1
+    assert 1 < np.mean(shifts) < 8
+
+
+def test_gray_values_change_while_the_truth_does_not() -> None:
+    example = scene()
+    plain_image, plain_truth = crop(example, 70, GEOMETRY, generator(1))
+    image, truth = crop(example, 70, Augmentation(), generator(1))
+    assert torch.equal(truth, plain_truth)
+    assert not torch.allclose(image, plain_image)
+
+
+def test_a_blurred_image_keeps_its_mean_and_loses_contrast() -> None:
+    example = scene()
+    blurred = [crop(example, 60, replace(NO_AUGMENTATION, blur=2), generator(seed))[0] for seed in range(30)]
+    plain = [crop(example, 60, NO_AUGMENTATION, generator(seed))[0] for seed in range(30)]
+    changed = [(b, p) for b, p in zip(blurred, plain, strict=True) if not torch.equal(b, p)]
+    assert 2 < len(changed) < 20, "about a quarter"
+    for after, before in changed:
+        assert abs(after.mean() - before.mean()) < 0.05 and after.std() <= before.std()
+
+
+# ------------------------------------------------------------------------------------------------------------- batches
+
+
+def test_a_batch_is_a_function_of_its_key_alone() -> None:
+    examples = [scene(seed) for seed in range(4)]
+    first = batch(examples, 32, 3, Augmentation(), (7, 2))
+    state = torch.manual_seed(12345).get_state()
+    batch(examples, 32, 3, Augmentation(), (7, 1))
+    second = batch(examples, 32, 3, Augmentation(), (7, 2))
+    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+    assert torch.equal(torch.get_rng_state(), state), "the random state of the network is its own"
+    assert first[0].shape == (3, 2, 32, 32) and first[1].shape == (3, 32, 32)
+
+
+@pytest.mark.parametrize("other", [(7, 3), (8, 2), (7,), (2, 7)])
+def test_another_key_gives_another_batch(other: tuple[int, ...]) -> None:
+    examples = [scene()]
+    one, two = (batch(examples, 32, 2, Augmentation(), key) for key in ((7, 2), other))
+    assert not torch.equal(one[0], two[0])
+
+
+def test_crops_of_a_batch_differ_and_come_from_all_examples() -> None:
+    examples = [Example(torch.full((1, 20, 20), float(i)), torch.full((20, 20), i)) for i in range(4)]
+    images, truths = batch(examples, 8, 40, NO_AUGMENTATION, (0,))
+    assert set(truths.unique().tolist()) == {0, 1, 2, 3}
+    torch.testing.assert_close(images[:, 0], truths.float())
+    images, _ = batch([scene()], 16, 6, Augmentation(), (0,))
+    assert len({image.numpy().tobytes() for image in images}) == 6
+
+
+def test_each_part_of_the_augmentation_is_off_at_its_zero() -> None:
+    off = {item.name: getattr(NO_AUGMENTATION, item.name) for item in fields(Augmentation)}
+    assert off == {"rotate": 0, "flip": False, "scale": 1, "elastic": 0, "gray": 0, "noise": 0, "blur": 0}
+
+
+def test_the_summary_counts_images_and_pixels() -> None:
+    assert summary([scene(), scene(1)]) == {"images": 2, "pixels": 8400}

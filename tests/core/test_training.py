@@ -1,0 +1,199 @@
+"""The training loop: a killed run goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from i2i.data import generator
+from i2i.errors import ModelError, TrainingError
+from i2i.models import load_checkpoint
+from i2i.training import Loop, Schedule, State, run
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def network(seed: int) -> nn.Sequential:
+    """A few parameters, running statistics, and dropout, which draws from the global random state."""
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.3), nn.Conv2d(4, 1, 1))
+
+
+def batch(step: int) -> tuple[Tensor, Tensor]:
+    images = torch.randn((2, 1, 8, 8), generator=generator(0, step))
+    return images, images.clamp(min=0)
+
+
+def losses(net: nn.Module, parts: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    wrong = net(parts[0]) - parts[1]
+    return {"square": wrong.square().mean(), "absolute": wrong.abs().mean()}
+
+
+def validate(net: nn.Module) -> dict[str, float]:
+    assert not net.training
+    return {"closeness": -float(sum(losses(net, batch(1000)).values()))}
+
+
+def loop(work: Path, seed: int = 0, **changes: Any) -> Loop:
+    schedule = Schedule(12, 0.02, warmup=3, average=0.9)
+    return replace(Loop(network(seed), batch, losses, validate, "closeness", schedule, work, validate_every=4), **changes)
+
+
+def weights(state: State) -> dict[str, Tensor]:
+    """Everything that a run gives: the weights, their average and the best of it."""
+    parts = {"network": state.network.state_dict(), "averaged": state.averaged.state_dict(), "best": state.best_weights}
+    return {f"{part}.{name}": value.clone() for part, values in parts.items() for name, value in values.items()}
+
+
+def assert_same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def steps_of(work: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (work / "metrics.jsonl").read_text().splitlines()]
+
+
+class Killed(Exception):
+    pass
+
+
+def killed_in(step: int):
+    """Batches until the run is killed while it waits for that of ``step``."""
+
+    def failing(asked: int) -> tuple[Tensor, Tensor]:
+        if asked == step:
+            raise Killed
+        return batch(asked)
+
+    return failing
+
+
+# ------------------------------------------------------------------------------------------------- killed and resumed
+
+
+@pytest.mark.parametrize("step", [1, 4, 5, 7, 8, 11])
+def test_a_killed_run_ends_with_the_same_weights_to_the_bit(tmp_path: Path, step: int) -> None:
+    undisturbed = run(loop(tmp_path / "one"))
+    expected = weights(undisturbed)
+    with pytest.raises(Killed):
+        run(loop(tmp_path / "two", batch=killed_in(step)))
+    resumed = run(loop(tmp_path / "two", seed=99 if step >= 4 else 0), resume=True)
+    assert_same(weights(resumed), expected)
+    assert (resumed.step, resumed.best) == (12, undisturbed.best)
+    assert steps_of(tmp_path / "two") == list(range(1, 13)), "each step is logged once"
+
+
+def test_a_run_killed_twice_and_while_it_validates_ends_the_same(tmp_path: Path) -> None:
+    def failing(net: nn.Module) -> dict[str, float]:
+        raise Killed
+
+    expected = weights(run(loop(tmp_path / "one")))
+    for changes in ({"batch": killed_in(6)}, {"validate": failing}, {"batch": killed_in(10)}):
+        with pytest.raises(Killed):
+            run(loop(tmp_path / "two", **changes), resume=True)
+    assert_same(weights(run(loop(tmp_path / "two", 5), resume=True)), expected)
+
+
+def test_a_finished_run_that_is_resumed_changes_nothing(tmp_path: Path) -> None:
+    expected = weights(run(loop(tmp_path)))
+    assert_same(weights(run(loop(tmp_path, 7), resume=True)), expected)
+    assert steps_of(tmp_path) == list(range(1, 13))
+
+
+def test_without_resume_a_run_starts_again(tmp_path: Path) -> None:
+    first = weights(run(loop(tmp_path)))
+    assert_same(weights(run(loop(tmp_path))), first)
+    assert steps_of(tmp_path) == list(range(1, 13))
+
+
+def test_two_seeds_give_two_networks(tmp_path: Path) -> None:
+    one, other = (weights(run(loop(tmp_path / str(seed), seed))) for seed in (0, 1))
+    assert not torch.equal(one["network.0.weight"], other["network.0.weight"])
+
+
+def test_a_damaged_checkpoint_is_one_line(tmp_path: Path) -> None:
+    run(loop(tmp_path))
+    checkpoint = tmp_path / "checkpoint.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-200])
+    with pytest.raises(ModelError, match=r"checkpoint\.pt") as caught:
+        run(loop(tmp_path), resume=True)
+    assert "\n" not in str(caught.value)
+
+
+# ---------------------------------------------------------------------------------------------------------- divergence
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_ends_the_run_and_the_checkpoint_stays_sound(tmp_path: Path, value: float) -> None:
+    def diverging(net: nn.Module, parts: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        calls.append(1)
+        return {"square": losses(net, parts)["square"] * (value if len(calls) == 7 else 1)}
+
+    calls: list[int] = []
+    with pytest.raises(TrainingError, match=r"at step 6: diverged\. Lower --rate") as caught:
+        run(loop(tmp_path, losses=diverging))
+    assert "\n" not in str(caught.value)
+    saved = load_checkpoint(tmp_path / "checkpoint.pt")
+    assert saved["step"] == 4
+    assert all(torch.isfinite(tensor).all() for tensor in (*saved["network"].values(), *saved["averaged"].values()))
+    assert run(loop(tmp_path), resume=True).step == 12
+
+
+# ------------------------------------------------------------------------------------------------------- what is kept
+
+
+def test_the_best_average_is_kept_not_the_last(tmp_path: Path) -> None:
+    figures = iter([0.5, 0.9, 0.2])
+    kept: list[dict[str, Tensor]] = []
+
+    def scripted(net: nn.Module) -> dict[str, float]:
+        kept.append({name: value.clone() for name, value in net.state_dict().items()})
+        return {"closeness": next(figures)}
+
+    state = run(loop(tmp_path, validate=scripted))
+    assert state.best == 0.9
+    assert_same(state.best_weights, kept[1])
+    assert not torch.equal(kept[1]["0.weight"], kept[2]["0.weight"])
+
+
+def test_the_average_of_weights_follows_the_network_slowly(tmp_path: Path) -> None:
+    state = run(loop(tmp_path, schedule=Schedule(12, 0.02, warmup=3, average=0.999)))
+    moved = (state.network[0].weight - network(0)[0].weight).abs().mean()
+    averaged = (state.averaged.module[0].weight - network(0)[0].weight).abs().mean()
+    assert 0 < averaged < 0.5 * moved
+
+
+def test_training_lowers_the_loss(tmp_path: Path) -> None:
+    told: list[tuple[int, int, Mapping[str, float]]] = []
+    longer = Schedule(60, 0.02, warmup=3, average=0.9)
+    run(loop(tmp_path, schedule=longer, report=lambda *values: told.append(values), validate_every=60))
+    assert [step for step, _, _ in told] == list(range(1, 61)) and {steps for _, steps, _ in told} == {60}
+    assert told[-1][2]["loss"] < 0.7 * told[0][2]["loss"]
+    assert told[-1][2]["loss"] == pytest.approx(told[-1][2]["square"] + told[-1][2]["absolute"], rel=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------------- the schedule
+
+
+def test_the_rate_rises_linearly_and_falls_as_a_half_cosine_to_zero() -> None:
+    schedule = Schedule(steps=110, warmup=10)
+    factors = [schedule.factor(step) for step in range(111)]
+    assert factors[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
+    assert factors[10] == 1 and factors[60] == pytest.approx(0.5) and factors[110] == pytest.approx(0)
+    assert factors[10:] == sorted(factors[10:], reverse=True)
+    assert Schedule(steps=5, warmup=5).factor(5) == 1, "a schedule that is all warm-up divides by nothing"
