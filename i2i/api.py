@@ -114,9 +114,9 @@ def train(task: str, output: str | Path, *, registry: Registry | None = None, **
     values: Any = option_types.make(known.train.options, options)
     settings = option_types.make(TrainingOptions, common)
     path = Path(output)
-    work = _check_model_path(path, settings)
     start_torch()
     device = pick_device(settings.device)
+    work = _check_model_path(path, settings)
     precision = settings.precision
     if precision == "auto":
         precision = "bf16" if has_bf16(device) else "fp32"

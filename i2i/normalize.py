@@ -58,7 +58,10 @@ class Normalization:
         if self.method == "range":
             low, high = _dtype_range(source.spec.dtype)
             return replace(self, offset=(low,) * channels, scale=(high - low,) * channels)
-        darkest, brightest = _percentiles(sample_pixels(source, seed), self.low, self.high)
+        pixels = sample_pixels(source, seed)
+        if pixels.dtype == bool:
+            pixels = pixels.astype(np.uint8)  # numpy interpolates by subtraction, which booleans do not have
+        darkest, brightest = np.percentile(pixels, [self.low, self.high], axis=0)
         spread = np.where(brightest > darkest, brightest - darkest, 1.0)
         return replace(self, offset=tuple(darkest.tolist()), scale=tuple(spread.tolist()))
 
@@ -67,13 +70,6 @@ class Normalization:
         offset, scale = np.asarray(self.offset, np.float64), np.asarray(self.scale, np.float64)
         result: npt.NDArray[np.float32] = ((pixels - offset) / scale).astype(np.float32)
         return result
-
-
-def _percentiles(pixels: Array, low: float, high: float) -> tuple[Array, Array]:
-    """Of (K, C) pixels of any dtype, interpolated: (C,) each, float64."""
-    wide = {"b": np.uint8, "f": np.float64}.get(pixels.dtype.kind, pixels.dtype)
-    lower, upper = np.percentile(pixels.astype(wide, copy=False), [low, high], axis=0)
-    return lower, upper
 
 
 def _dtype_range(dtype: str) -> tuple[float, float]:

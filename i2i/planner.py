@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -84,14 +85,28 @@ def parse_size(text: str) -> int:
 
 
 def total_memory() -> int:
-    """Bytes of memory that this process may use: the machine's, or its cgroup's limit if that is lower."""
+    """Bytes of memory that this process may use: the machine's, or the limit of a control group around it if that is lower."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+    for path in _limits():
         try:
-            total = min(total, int(Path(path).read_text()))
-        except (OSError, ValueError):
+            total = min(total, int(path.read_text()))
+        except (OSError, ValueError):  # not there; or "max"
             continue
     return total
+
+
+def _limits() -> Iterator[Path]:
+    """The files (version 2 and 1) with the memory limits of this process's control group and of all above it."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, place = line.split(":", 2)
+        if controllers in ("", "memory"):
+            name = "memory.limit_in_bytes" if controllers else "memory.max"
+            group = Path("/sys/fs/cgroup", controllers, place.lstrip("/"))
+            yield from (above / name for above in (group, *group.parents) if above.is_relative_to("/sys/fs/cgroup"))
 
 
 def budget(options: RunOptions) -> int:
@@ -177,4 +192,3 @@ def _batch(predictor: Predictor, grid: Grid, options: RunOptions, left: int) -> 
     height, width = grid.window_shape
     wanted = min(grid.tile_count, _BATCH_PIXELS // (height * width))
     return max(1, min(wanted, left // max(1, _batch_bytes(predictor, grid.window_shape, 1))))
-

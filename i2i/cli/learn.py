@@ -88,7 +88,8 @@ def train_command(task: Task, registry: Registry) -> typer.core.TyperCommand:
         if values["json_"]:
             console.put_json(figures)
         elif not values["quiet"]:
-            console.say("  ".join(f"{name} {_number(value)}" for name, value in figures.items()))
+            plain = {name: value for name, value in figures.items() if isinstance(value, str | int | float)}
+            console.say("  ".join(f"{name} {_number(value)}" for name, value in plain.items()))
 
     return command(task.name, f"Train a model of {task.name}", parts, body)
 

@@ -54,7 +54,7 @@ def run_images(task: Task, registry: Registry, values: Mapping[str, Any]) -> Non
     try:
         session, done = _run(task, registry, values)
     except I2IError as error:
-        if values["json_"]:
+        if values["json_"] and values["output"] != "-":
             console.put_json({"exit_code": error.exit_code, "error": str(error), "runs": []})
         raise
     _tell(session.run, done, values)

@@ -54,7 +54,7 @@ def picture_of(pixels: Array) -> Picture:
 def colours(labels: Array) -> Picture:
     """(H, W) of ids -> (H, W, 3): a colour that depends on the id alone; neighbouring ids differ."""
     table = np.array([colorsys.hsv_to_rgb((i * 0.618) % 1, 0.8, 1.0) for i in range(256)]) * 255
-    return table.astype(np.uint8)[labels % 256]
+    return table.astype(np.uint8)[labels.astype(np.int64) % 256]
 
 
 def outlines(labels: Array) -> npt.NDArray[np.bool_]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from i2i.components import label_array
-from i2i.contracts import LabelRule, TrainingRun
+from i2i.contracts import LabelRule, Source, TrainingRun
 from i2i.data import Augmentation, Example, NO_AUGMENTATION, batch, find_pairs
 from i2i.errors import TrainingError
 from i2i.formats import builtin_formats, open_image
 from i2i.geometry import mirror, round_up
-from i2i.metrics import average_precision, match_labels
+from i2i.metrics import average_precision, match_labels, object_figures, pool_objects
 from i2i.models import save_model
 from i2i.normalize import Normalization
 from i2i.training import Loop, Schedule, run as run_loop
@@ -41,7 +42,11 @@ def load_examples(images: Path, masks: Path, normalization: Normalization) -> li
 
 
 def _load(image: Path, mask: Path, normalization: Normalization) -> Example:
-    pixels, truth = open_image(image), open_image(mask)
+    with closing(open_image(image)) as pixels, closing(open_image(mask)) as truth:
+        return _example(pixels, truth, image, mask, normalization)
+
+
+def _example(pixels: Source, truth: Source, image: Path, mask: Path, normalization: Normalization) -> Example:
     if (pixels.spec.height, pixels.spec.width) != (truth.spec.height, truth.spec.width):
         sizes = " and ".join(f"{spec.height} x {spec.width}" for spec in (pixels.spec, truth.spec))
         raise TrainingError(f"{mask}: its size differs from the image's ({sizes})")
@@ -137,8 +142,26 @@ def _validate(target: Target, examples: Sequence[Example], device: str, network:
             continue
         labels = label_array(classes.numpy().astype(np.uint8), target.rule)
         counts = average_precision(match_labels(labels, example.truth.numpy()), 0.5)
-        scores.append(counts.tp / max(1, counts.tp + counts.fp + counts.fn) if counts.tp + counts.fp + counts.fn else 1.0)
+        scores.append(counts.ap)
     return {_metric(target): float(np.mean(scores))}
+
+
+def best_rule(target: Target, examples: Sequence[Example], network: UNet, device: str) -> LabelRule | None:
+    """The label rule that gives the validation images the highest AP, mean over IoU 0.5 to 0.95: how far objects grow into
+    the border class, and what is too small to be one."""
+    if target.rule is None:
+        return None
+    with torch.inference_mode():
+        predicted = [predict_classes(network, example.image.to(device)).cpu().numpy().astype(np.uint8) for example in examples]
+    truths = [example.truth.numpy() for example in examples]
+    growths = (0, 1, 2, 3) if target.rule.border is not None else (0,)
+    rules = [replace(target.rule, dilate=dilate, min_area=area) for dilate in growths for area in (0, 4, 8, 12, 16, 24, 32)]
+
+    def score(rule: LabelRule) -> float:
+        figures = [object_figures(label_array(found, rule), truth) for found, truth in zip(predicted, truths, strict=True)]
+        return pool_objects(figures)["mean_ap"]
+
+    return max(rules, key=score)
 
 
 def _metric(target: Target) -> str:
@@ -157,18 +180,31 @@ def _split(options: TrainOptions, normalization: Normalization) -> tuple[list[Ex
     return kept, held
 
 
-def train(options: TrainOptions, run: TrainingRun) -> Mapping[str, Any]:
-    """Train, and write the weights that validated best to ``run.output``. Returns the figures for the report."""
-    normalization = Normalization(method=options.normalize)
-    examples, held = _split(options, normalization)
-    target = Target.of(options, examples)
-    run.message(f"{len(examples)} images to train on, {len(held)} to validate; classes: {', '.join(target.class_names)}")
-    torch.manual_seed(run.seed)
-    config = _network_config(options, examples[0].image.shape[0], len(target.class_names))
-    network = UNet(config)
+_PLACES = ("images", "masks", "val_images", "val_masks")
+
+
+def _header(
+    options: TrainOptions, run: TrainingRun, config: UNetConfig, target: Target, rule: LabelRule | None, images: int
+) -> dict[str, Any]:
+    """What the model file says of itself: enough to run it, and how it was made. No path of the machine that made it."""
+    made = {name: value for name, value in asdict(options).items() if name not in _PLACES}
+    return {
+        "task": "segment",
+        "network": config.as_mapping(),
+        "normalization": Normalization(method=options.normalize).as_mapping(),
+        "class_names": list(target.class_names),
+        "label_rule": asdict(rule) if rule else None,
+        "training": {"options": made, "seed": run.seed, "precision": run.precision, "images": images},
+    }
+
+
+def _loop(
+    options: TrainOptions, run: TrainingRun, network: UNet, target: Target, examples: Sequence[Example], held: Sequence[Example]
+) -> Loop:
+    config = network.config
     side = options.crop if config.padding == "same" else valid_size(config, options.crop)
     augmentation = Augmentation() if options.augment else NO_AUGMENTATION
-    loop = Loop(
+    return Loop(
         network=network,
         batch=lambda step: batch(examples, side, options.batch, augmentation, (run.seed, step)),
         losses=lambda net, parts: _losses(options, target, net, parts),
@@ -181,14 +217,18 @@ def train(options: TrainOptions, run: TrainingRun) -> Mapping[str, Any]:
         validate_every=options.validate_every,
         report=run.report,
     )
-    state = run_loop(loop, run.resume)
-    header = {
-        "task": "segment",
-        "network": config.as_mapping(),
-        "normalization": normalization.as_mapping(),
-        "class_names": list(target.class_names),
-        "label_rule": asdict(target.rule) if target.rule else None,
-        "training": {"options": asdict(options), "seed": run.seed, "precision": run.precision, "images": len(examples)},
-    }
-    digest = save_model(run.output, state.best_weights, header)
-    return {"model": str(run.output), "sha256": digest, _metric(target): state.best, "seconds": state.seconds}
+
+
+def train(options: TrainOptions, run: TrainingRun) -> Mapping[str, Any]:
+    """Train, and write the weights that validated best to ``run.output``. Returns the figures for the report."""
+    examples, held = _split(options, Normalization(method=options.normalize))
+    target = Target.of(options, examples)
+    run.message(f"{len(examples)} images to train on, {len(held)} to validate; classes: {', '.join(target.class_names)}")
+    torch.manual_seed(run.seed)
+    network = UNet(_network_config(options, examples[0].image.shape[0], len(target.class_names)))
+    state = run_loop(_loop(options, run, network, target, examples, held), run.resume)
+    network.load_state_dict(state.best_weights)
+    rule = best_rule(target, held, network.eval(), run.device)
+    digest = save_model(run.output, state.best_weights, _header(options, run, network.config, target, rule, len(examples)))
+    figures = {"model": str(run.output), "sha256": digest, _metric(target): state.best, "seconds": state.seconds}
+    return figures | ({"dilate": rule.dilate, "min_area": rule.min_area} if rule else {})

@@ -44,7 +44,7 @@ def segment(i2i, model):
     """``i2i segment`` with the tiny network, in fp32."""
 
     def call(*words, **settings):
-        return i2i("segment", *words, "--model", model, "--precision", "fp32", **settings)
+        return i2i("segment", "--model", model, "--precision", "fp32", *words, **settings)
 
     return call
 

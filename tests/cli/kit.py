@@ -36,12 +36,12 @@ class Result:
         return run
 
 
-def blobs(height: int = 96, width: int = 128, count: int = 12, seed: int = 0) -> np.ndarray:
-    """(H, W) int32 ids of discs."""
+def blobs(height: int = 96, width: int = 128, seed: int = 0) -> np.ndarray:
+    """(H, W) int32 ids of discs, one for each thousand pixels."""
     random = np.random.default_rng(seed)
     rows, columns = np.mgrid[:height, :width]
     labels = np.zeros((height, width), np.int32)
-    for number in range(1, count + 1):
+    for number in range(1, 1 + height * width // 1000):
         y, x, radius = random.uniform(0, height), random.uniform(0, width), random.uniform(4, 9)
         labels[(rows - y) ** 2 + (columns - x) ** 2 < radius**2] = number
     return labels
@@ -50,7 +50,7 @@ def blobs(height: int = 96, width: int = 128, count: int = 12, seed: int = 0) ->
 def picture(height: int = 96, width: int = 128, seed: int = 0, dtype: str = "uint8") -> np.ndarray:
     """(H, W) of bright discs on a dark, noisy ground, 0 .. 250."""
     noise = np.random.default_rng(seed).normal(0, 8, (height, width))
-    return np.clip(40 + 150 * (blobs(height, width, seed=seed) > 0) + noise, 0, 250).astype(dtype)
+    return np.rint(np.clip(40 + 150 * (blobs(height, width, seed=seed) > 0) + noise, 0, 250)).astype(dtype)
 
 
 def save(path: Path | str, pixels: np.ndarray | None = None, **settings: Any) -> Path:

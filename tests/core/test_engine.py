@@ -34,7 +34,7 @@ from i2i.planner import Plan
 from i2i.registry import Registry
 from i2i.session import Item, Session
 from i2i.testing import blobs
-from i2i_unet.network import UNet, UNetConfig, footprint, forward_window, halo, margin
+from i2i_unet.network import UNet, UNetConfig, footprint, halo, margin, valid_size
 from i2i_unet.predictor import UNetPredictor
 from tests import toys
 
@@ -73,6 +73,8 @@ def whole(pixels: np.ndarray, predictor: DensePredictor) -> np.ndarray:
     """The whole-image run, without the engine: normalise, pad (or mirror), run, crop."""
     foot, (height, width) = predictor.footprint, pixels.shape[:2]
     below, right = (round_up(length, foot.multiple_of) - length for length in (height, width))
+    if isinstance(predictor, UNetPredictor) and foot.border == "mirror":
+        return whole_valid(pixels, predictor)
     if foot.border == "mirror":
         context = round_up(foot.halo, foot.multiple_of)
         mirrored = np.pad(pixels, ((context, context + below), (context, context + right), (0, 0)), mode="reflect")
@@ -82,6 +84,17 @@ def whole(pixels: np.ndarray, predictor: DensePredictor) -> np.ndarray:
     with torch.inference_mode():
         answer = predictor(torch.from_numpy(seen).permute(2, 0, 1)[None])
     return answer[0].permute(1, 2, 0).numpy()[: height * foot.scale, : width * foot.scale]
+
+
+def whole_valid(pixels: np.ndarray, predictor: UNetPredictor) -> np.ndarray:
+    """The paper's way (figure 2): mirror by what the valid convolutions lose, run the plain network once."""
+    config, (height, width) = predictor.network.config, pixels.shape[:2]
+    lost, sizes = margin(config), [valid_size(config, length) for length in (height, width)]
+    after = [size - lost - length for size, length in zip(sizes, (height, width), strict=True)]
+    seen = predictor.normalize(np.pad(pixels, ((lost, after[0]), (lost, after[1]), (0, 0)), mode="reflect"))
+    with torch.inference_mode():
+        answer = predictor.network(torch.from_numpy(seen).permute(2, 0, 1)[None])
+    return answer[0].permute(1, 2, 0).numpy()[:height, :width]
 
 
 def assert_close(tiled: np.ndarray, expected: np.ndarray) -> None:
@@ -161,15 +174,6 @@ def test_the_papers_network_in_windows_is_that_of_the_mirrored_whole(depth: int,
     least = 2 * predictor.footprint.halo + config.stride
     for how in (plan(least + 2 * config.stride), plan(least + 5 * config.stride + 1, 2, 3)):
         assert_close(raw(pixels, predictor, how), whole(pixels, predictor))
-
-
-def test_the_papers_network_at_its_own_size_is_the_plain_network() -> None:
-    """Figure 1: 572 x 572 in, 388 x 388 out; here of depth 2, where the margin is 20 and the halo 20."""
-    config = UNetConfig(1, 2, 2, 3, "valid", "none")
-    network = unet(config).network
-    seen = torch.from_numpy(blobs(92, 92, 1).astype(np.float32)).permute(2, 0, 1)[None]
-    assert margin(config) == 20
-    torch.testing.assert_close(forward_window(network, seen), network(seen)[..., :52, :52])
 
 
 def test_windows_without_enough_context_are_noticed() -> None:
@@ -315,6 +319,20 @@ def test_each_object_is_found_once_in_every_tiling(height: int, width: int, core
     np.testing.assert_array_equal(run(toys.Blobs(), pixels, plan((height, width), cores, batch)), expected)
 
 
+class Jittering(toys.Blobs):
+    """Places objects up to two rows off, differently in each window: detectors do."""
+
+    def _find(self, image):
+        found = super()._find(image)
+        return found.shift(int(image.sum()) % 5 - 2, 0)
+
+
+def test_objects_whose_place_jitters_from_tile_to_tile_are_counted_once() -> None:
+    y, x = np.mgrid[:240, :240]
+    pixels = (254 * ((y % 22 - 11) ** 2 + (x % 22 - 11) ** 2 < 30)).astype(np.uint8)[..., None]
+    assert [run(Jittering(), pixels, plan(side)).max() for side in (2048, 80, 84, 90, 97)] == [121] * 5
+
+
 def test_objects_larger_than_a_window_are_reported() -> None:
     pixels = np.zeros((300, 300, 1), np.uint8)
     pixels[100:200, 20:280] = 255
@@ -398,6 +416,14 @@ def test_verifying_an_exact_tiling_finds_no_difference() -> None:
     assert verified(toys.Convolution(), blobs(200, 150, 1), plan(40)) < 1e-4
     assert verified(toys.Convolution(), np.full((200, 150, 1), 9, np.uint8), plan(40)) < 1e-4
     assert verified(toys.Convolution(), blobs(9, 5, 1), plan(40)) < 1e-4
+
+
+def test_noise_in_a_flat_output_is_no_difference() -> None:
+    class Flat(toys.Enlarge):
+        def __call__(self, batch):
+            return 1 + 1e-6 * torch.linspace(0, 1, 2 * batch.shape[-1]).expand(len(batch), 1, 2 * batch.shape[-2], -1)
+
+    assert 0 < verified(Flat(), blobs(200, 150, 1), plan(40)) < 1e-4
 
 
 def test_verifying_a_halo_that_is_too_small_finds_it() -> None:

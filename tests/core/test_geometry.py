@@ -127,6 +127,11 @@ def test_an_image_smaller_than_a_window_is_one_window_padded_to_the_stride() -> 
     assert grid.tile(0, 0).core == grid.image
 
 
+def test_a_block_is_no_larger_than_the_image() -> None:
+    assert make_grid((500, 30), (64, 64), cores=3).block_shape == (192, 30)
+    assert make_grid((100, 30), (64, 64), cores=3).block_shape == (100, 30)
+
+
 def test_a_fixed_window_is_as_large_as_asked_for_small_images_and_large_ones() -> None:
     for size in (1, 10, 64, 65, 500):
         assert make_grid((size, size), (64, 64), halo=8, stride=16, fixed=True).window_shape == (64, 64)

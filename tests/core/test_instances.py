@@ -142,6 +142,7 @@ def test_boxes_that_overlap_without_sharing_a_pixel_are_two_objects() -> None:
 def test_objects_far_from_the_origin_and_across_cells_are_compared() -> None:
     found = objects((120, 250, 140, 270), (120, 250, 140, 270), (90_000, 5, 90_300, 400), (90_001, 5, 90_300, 400))
     assert len(merge(candidates(found, 1, 2, 3, 4), 0.5)) == 2
+    assert len(merge(candidates(objects((100, 0, 200, 10), (130, 0, 200, 10)), 1, 2), 0.5)) == 1
 
 
 @given(many_objects(), st.randoms(use_true_random=False))
@@ -167,10 +168,12 @@ def test_objects_are_numbered_by_row_then_column() -> None:
 
 
 def test_the_higher_score_is_drawn_on_top() -> None:
-    found = objects((0, 0, 3, 3), (1, 1, 4, 4), scores=(0.4, 0.8))
-    labels = draw(found, Region(0, 0, 4, 4))
-    assert labels.dtype == np.uint32
-    assert labels.tolist() == [[1, 1, 1, 0], [1, 2, 2, 2], [1, 2, 2, 2], [0, 2, 2, 2]]
+    first, second = (
+        draw(objects((0, 0, 2, 2), (1, 1, 3, 3), scores=scores), Region(0, 0, 3, 3)) for scores in ((0.8, 0.4), (0.4, 0.8))
+    )
+    assert first.dtype == np.uint32
+    assert first.tolist() == [[1, 1, 0], [1, 1, 2], [0, 2, 2]]
+    assert second.tolist() == [[1, 1, 0], [1, 2, 2], [0, 2, 2]]
 
 
 def test_only_the_mask_is_drawn() -> None:

@@ -72,18 +72,37 @@ def test_the_default_budget_is_half_of_the_machines_memory_and_at_least_2_gigaby
     assert budget(RunOptions()) == 2e9
 
 
-def test_the_memory_of_a_control_group_counts_where_it_is_less(monkeypatch: pytest.MonkeyPatch) -> None:
-    limits = {"/sys/fs/cgroup/memory.max": "3000000000\n"}
-
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"/proc/self/cgroup": "0::/\n", "/sys/fs/cgroup/memory.max": "3000000000\n"},
+        {"/proc/self/cgroup": "0::/user/job7\n", "/sys/fs/cgroup/user/job7/memory.max": "3000000000\n"},
+        {
+            "/proc/self/cgroup": "0::/user/job7\n",
+            "/sys/fs/cgroup/user/job7/memory.max": "max\n",
+            "/sys/fs/cgroup/user/memory.max": "3000000000\n",
+        },
+        {
+            "/proc/self/cgroup": "5:cpu:/\n4:memory:/jobs/7\n0::/\n",
+            "/sys/fs/cgroup/memory/jobs/7/memory.limit_in_bytes": "3000000000\n",
+            "/sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+        },
+        {"/proc/self/cgroup": "4:memory:/docker/name:7\n", "/sys/fs/cgroup/memory/memory.limit_in_bytes": "3000000000\n"},
+    ],
+    ids=["container", "own", "above", "version 1", "version 1 container"],
+)
+def test_the_limit_of_a_control_group_counts_where_it_is_less(monkeypatch: pytest.MonkeyPatch, files: dict[str, str]) -> None:
     def read(path: Path, *_: object) -> str:
-        if str(path) not in limits:
+        if str(path) not in files:
             raise FileNotFoundError
-        return limits[str(path)]
+        return files[str(path)]
 
     monkeypatch.setattr(Path, "read_text", read)
-    monkeypatch.setattr(planner.os, "sysconf", lambda name: {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 4_000_000}[name])
+    monkeypatch.setattr(planner.os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 4_000_000}.get)
     assert planner.total_memory() == 3_000_000_000
-    limits["/sys/fs/cgroup/memory.max"] = "max\n"
+    files.update({name: "max\n" for name in files if "fs" in name})
+    assert planner.total_memory() == 4096 * 4_000_000
+    files.clear()
     assert planner.total_memory() == 4096 * 4_000_000
 
 

@@ -1,0 +1,198 @@
+"""What a user can get wrong, and what can go wrong: one line that names the file and the cure, and an honest exit code."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import signal
+
+import numpy as np
+import pytest
+
+from tests.cli.kit import done, files, load, picture, refused, save
+
+# -------------------------------------------------------------------------------------------------------------- usage
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["frobnicate"], ["frobnicate", "i2i --help"]),
+        (["models", "burn"], ["burn", "i2i models --help"]),
+        (["train", "nothing"], ["nothing", "i2i train --help"]),
+        (["--frob"], ["--frob"]),
+        (["segment"], ["INPUT", "i2i segment --help"]),
+        (["segment", "a.png", "--frob"], ["--frob", "i2i segment --help"]),
+        (["segment", "a.png", "--device"], ["--device"]),
+        (["models", "info"], ["NAME"]),
+        (["info"], ["FILE"]),
+        (["info", "a.png", "b.png"], ["b.png"]),
+        (["eval", "segment", "a.png"], ["TRUTH"]),
+        (["train", "segment", "-o", "x.safetensors", "--images", "x"], ["--masks"]),
+    ],
+)
+def test_a_wrong_call_is_one_line_that_says_where_the_help_is(i2i, words, told):
+    refused(i2i(*words), 2, *told)
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+
+
+def _cut(path, share):
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.jpg"])
+@pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.9])
+def test_a_truncated_file_is_an_error_that_names_it(segment, folder, name, share):
+    _cut(save(name, picture(200, 300)), share)
+    refused(segment(name, "--channels", "0"), 1, f"{name}: ", "empty" if share == 0 else "")
+    assert files(folder) == [name]
+
+
+def test_what_is_no_image_is_refused_by_its_content(segment, folder):
+    (folder / "a.png").write_text("a picture of a cat")
+    refused(segment("a.png"), 1, "a.png: not an image", "TIFF or PNG")
+    (folder / "dir.png").mkdir()
+    refused(segment("dir.png"), 1, "dir.png")
+
+
+def test_an_image_with_another_name_is_read_with_a_warning_that_strict_makes_an_error(segment, folder):
+    save("a.png").rename(folder / "a.tif")
+    result = done(segment("a.tif"))
+    assert result.err.splitlines()[0] == "warning: a.tif: named .tif but its content is PNG: read as PNG"
+    refused(segment("a.tif", "-o", "b.tif", "--strict"), 1, "a.tif: named .tif", "--strict")
+    assert files(folder) == ["a-segment.tif", "a.tif"]
+
+
+# -------------------------------------------------------------------------------------------------------------- models
+
+
+class _Bomb:
+    def __reduce__(self):
+        return (print, ("executed",))
+
+
+@pytest.mark.parametrize(("name", "word"), [("a.safetensors", "pickle"), ("a.pt", "pickle")])
+def test_a_pickle_is_never_opened(segment, folder, name, word):
+    save("a.png"), (folder / name).write_bytes(pickle.dumps(_Bomb()))
+    refused(segment("a.png", "--model", name), 1, f"{name}: ", word, "safetensors")
+    assert not (folder / "a-segment.png").exists()
+
+
+def test_a_damaged_model_is_named(segment, folder, model):
+    save("a.png"), (folder / "cut.safetensors").write_bytes(model.read_bytes()[:5000])
+    refused(segment("a.png", "--model", "cut.safetensors"), 1, "cut.safetensors: damaged or cut short")
+    (folder / "none.safetensors").touch()
+    refused(segment("a.png", "--model", "none.safetensors"), 1, "none.safetensors: an empty file")
+    refused(segment("a.png", "--model", "folder/none.safetensors"), 1, "none.safetensors: no such file")
+
+
+def test_a_model_whose_weights_or_settings_do_not_fit_is_named(segment, folder, models):
+    from safetensors.numpy import save_file
+
+    save("a.png")
+    refused(segment("a.png", "--model", models / "wrong.safetensors"), 1, "wrong.safetensors: its weights do not fit")
+    save_file({"weight": picture()}, folder / "plain.safetensors")
+    refused(segment("a.png", "--model", "plain.safetensors"), 1, "plain.safetensors", "not a model of i2i")
+
+
+def test_a_model_of_another_task_is_refused(segment, models):
+    save("a.png")
+    refused(segment("a.png", "--model", models / "other.safetensors"), 1, "other.safetensors", "translate", "segment")
+
+
+@pytest.mark.parametrize("name", ["zebra", "nuclei-fluo2"])
+def test_an_unknown_model_is_refused_with_those_that_there_are(segment, name):
+    save("a.png")
+    refused(segment("a.png", "--model", name), 1, repr(name), "nuclei-fluo")
+
+
+def test_a_model_that_cannot_be_used_stops_each_image_of_a_batch_with_the_same_line(segment, folder):
+    save("set/a.png"), save("set/b.png")
+    result = segment("set", "--model", "zebra", "--json")
+    assert result.code == 1 and len({run["error"] for run in result.json["runs"]}) == 1
+    assert files(folder) == ["set/a.png", "set/b.png"]
+
+
+def test_a_bug_in_a_plugin_fails_its_image_in_one_line(segment, folder, monkeypatch):
+    from i2i_unet.predictor import UNetPredictor
+
+    def fail(self, pixels):
+        raise ZeroDivisionError("by nothing")
+
+    monkeypatch.setattr(UNetPredictor, "normalize", fail)
+    save("a.png")
+    refused(segment("a.png"), 1, "a.png: ", "a bug in segment", "ZeroDivisionError: by nothing", "-v")
+    assert files(folder) == ["a.png"]
+
+
+# ----------------------------------------------------------------------------------------------- signals, pipes, disks
+
+_SLOW = """
+import time
+from i2i import session
+def slow(job):
+    sys.stderr.write("started\\n")
+    sys.stderr.flush()
+    for _ in range(600):
+        time.sleep(0.1)
+        job.progress("infer", 0)
+session.run_job = slow
+"""
+
+
+@pytest.mark.parametrize(("number", "jobs"), [(signal.SIGINT, 1), (signal.SIGTERM, 2)])
+def test_an_interrupted_run_says_so_and_leaves_nothing(process, folder, model, number, jobs):
+    save("set/a.png"), save("set/b.png")
+    with process("segment", "set", "-o", "out", "--model", model, "--jobs", jobs, before=_SLOW) as running:
+        assert running.stderr.readline() == b"started\n"
+        running.send_signal(number)
+        out, err = running.communicate(timeout=60)
+    lines = [line for line in err.decode().splitlines() if line != "started"]
+    assert (running.returncode, out, lines) == (130, b"", ["interrupted"])
+    assert files(folder) == ["set/a.png", "set/b.png"]
+
+
+def test_an_interrupted_run_that_kept_work_says_how_to_go_on(segment, folder, monkeypatch):
+    from i2i import session
+
+    def stop(job):
+        raise KeyboardInterrupt
+
+    run = session.run_job
+    monkeypatch.setattr(session, "run_job", stop)
+    monkeypatch.setattr("i2i.planner.budget", lambda options: 100_000_000)
+    monkeypatch.setattr("i2i.planner.BASE_BYTES", 0)
+    save("a.tif", np.tile(picture(100, 100), (9, 9)))
+    result = segment("a.tif")
+    assert result.code == 130 and "--resume" in result.err and result.err.endswith("\ninterrupted\n")
+    assert (folder / "a-segment.tif.i2i-partial/manifest.json").exists() and not (folder / "a-segment.tif").exists()
+    monkeypatch.setattr(session, "run_job", run)
+    refused(segment("a.tif"), 1, "a-segment.tif.i2i-partial", "--resume", "--overwrite")
+    refused(segment("a.tif", "--resume", "--seed", "1"), 1, "a-segment.tif.i2i-partial", "another", "--overwrite")
+    done(segment("a.tif", "--resume"))
+    assert files(folder) == ["a-segment.tif", "a.tif"]
+    assert load("a-segment.tif").shape == (900, 900)
+
+
+def test_a_reader_that_goes_away_ends_the_program_quietly(process, folder, model):
+    save("a.png", picture(600, 600))
+    for words in (["segment", "a.png", "-o", "-", "--format", "tif", "--model", model], ["models", "list", "--json"]):
+        with process(*words) as running:
+            running.stdout.close()
+            assert running.stderr.read() == b"" and running.wait(60) == 0
+
+
+def test_a_full_disk_behind_stdout_is_an_error(process):
+    with open("/dev/full", "wb") as full, process("models", "list", "--json", stdout=full) as running:
+        assert running.stderr.read().decode().splitlines()[-1].startswith("error: stdout: cannot be written: No space left")
+        assert running.wait(60) == 1
+
+
+def test_the_program_ends_with_the_code_and_streams_that_scripts_rely_on(process, folder, model):
+    save("set/a.png"), (folder / "set/b.png").touch()
+    with process("segment", "set", "-o", "out", "--json", "--model", model) as running:
+        out, err = running.communicate(timeout=60)
+    assert running.returncode == json.loads(out)["exit_code"] == 3
+    assert err.decode().splitlines()[-1] == "failed: set/b.png"
