@@ -27,7 +27,7 @@ def main() -> None:
     images = asked.data / "test/images" if asked.data else ROOT / "plugins/i2i_unet/samples"
     truth = asked.data / "test/masks" if asked.data else ROOT / "examples/data/nuclei-truth"
     print(f"{machine()}; {asked.model}\n")
-    print("| precision | images | AP at IoU 0.5, mean over images | pooled | AP over IoU 0.5-0.95, mean | F1 at 0.5, mean | seconds |")
+    print("| precision | images | AP at IoU 0.5, mean | pooled | AP over IoU 0.5-0.95, mean | F1 at 0.5, mean | seconds |")
     print("|---|---|---|---|---|---|---|")
     for precision in ("fp32", "bf16"):
         with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,6 @@
 """`i2i --help`: seconds as a whole process, and whether torch is imported, with a plugin installed that imports torch at its top.
 
-    python benchmarks/help_time.py [--runs 5]
+python benchmarks/help_time.py [--runs 5]
 """
 
 from __future__ import annotations
@@ -49,7 +49,10 @@ def main() -> None:
     print(f"{machine()}\n")
     print("| runs | median | least | most | torch imported |")
     print("|---|---|---|---|---|")
-    print(f"| {runs} | {statistics.median(seconds):.2f} s | {min(seconds):.2f} s | {max(seconds):.2f} s | {'yes' if torch else 'no'} |")
+    print(
+        f"| {runs} | {statistics.median(seconds):.2f} s | {min(seconds):.2f} s | {max(seconds):.2f} s "
+        f"| {'yes' if torch else 'no'} |"
+    )
     if torch or statistics.median(seconds) > 0.3:
         sys.exit("above the bar")
 

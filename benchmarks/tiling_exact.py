@@ -19,8 +19,8 @@ import numpy as np
 import tifffile
 from machine import machine
 
-from i2i.engine import TOLERANCE, compute_region
 from i2i.api import session
+from i2i.engine import TOLERANCE, compute_region
 from i2i.formats import open_image
 from i2i.formats.views import select
 from i2i.planner import Plan
@@ -95,7 +95,10 @@ def main() -> None:
             unlike = int((found != results[whole][0]).sum())
             worst = 0.0 if tile == whole else float(np.abs(logits(path, tile) - reference).max()) / spread
             shown = "whole" if tile == whole else str(tile)
-            print(f"| {shown} | {int(found.max())} | {unlike} pixels | {worst:.1e} (allowed {TOLERANCE['fp32']:.0e}) | {seconds:.0f} |")
+            print(
+                f"| {shown} | {int(found.max())} | {unlike} pixels | {worst:.1e} (allowed {TOLERANCE['fp32']:.0e}) "
+                f"| {seconds:.0f} |"
+            )
             if worst > TOLERANCE["fp32"] or unlike:
                 sys.exit("NOT the same")
 

@@ -29,7 +29,8 @@ def configure_allocator() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 64 * 2**20), (_M_ARENA_MAX, 1))
-    return all([mallopt(key, value) == 1 for key, value in settings])
+    done = [mallopt(key, value) == 1 for key, value in settings]  # each is to be called
+    return all(done)
 
 
 def start_torch(threads: int | None = None) -> None:
@@ -92,7 +93,7 @@ def autocast(device: str, precision: str) -> contextlib.AbstractContextManager[A
     if precision == "fp32":
         return contextlib.nullcontext()
     kind = torch.bfloat16 if precision == "bf16" else torch.float16
-    return torch.autocast(device.split(":")[0], dtype=kind)
+    return torch.autocast(device.split(":", maxsplit=1)[0], dtype=kind)
 
 
 def run_batch(network: Callable[[torch.Tensor], Any], windows: Sequence[Array], runtime: Runtime) -> Any:

@@ -222,9 +222,7 @@ def _run_instances(job: Job) -> Outcome:
         job.canvas.store("detect", block.index, instances.pack(found))
 
     _each_block(job, outcome, "detect", detect)
-    candidates = instances.join_candidates(
-        instances.unpack(_stored(job, "detect", block.index)) for block in grid.blocks()
-    )
+    candidates = instances.join_candidates(instances.unpack(_stored(job, "detect", block.index)) for block in grid.blocks())
     objects = instances.merge(candidates, predictor.merge_overlap)
     final = _label_layer(job, len(objects))
 

@@ -65,9 +65,7 @@ class Region:
         return Region(y, x, max(0, min(self.bottom, other.bottom) - y), max(0, min(self.right, other.right) - x))
 
     def contains(self, other: Region) -> bool:
-        return (
-            self.y <= other.y and self.x <= other.x and other.bottom <= self.bottom and other.right <= self.right
-        )
+        return self.y <= other.y and self.x <= other.x and other.bottom <= self.bottom and other.right <= self.right
 
     def relative_to(self, origin: Region) -> Region:
         """The same pixels, counted from the top left of ``origin``."""

@@ -1,12 +1,12 @@
 """What a plugin can give. Each hook takes nothing and returns a list of frozen values; implement those you need::
 
-    import i2i
+import i2i
 
-    I2I_API = 1
+I2I_API = 1
 
-    @i2i.hookimpl
-    def i2i_tasks():
-        return [Task(...)]
+@i2i.hookimpl
+def i2i_tasks():
+    return [Task(...)]
 """
 
 from __future__ import annotations

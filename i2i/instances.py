@@ -116,9 +116,7 @@ def draw(objects: Instances, region: Region) -> npt.NDArray[np.uint32]:
     """Labels (H, W) of ``region``: object i has the label i + 1; where two overlap the higher score is on top."""
     labels = np.zeros((region.height, region.width), np.uint32)
     boxes = objects.boxes
-    meets = (
-        (boxes[:, 0] < region.bottom) & (boxes[:, 2] > region.y) & (boxes[:, 1] < region.right) & (boxes[:, 3] > region.x)
-    )
+    meets = (boxes[:, 0] < region.bottom) & (boxes[:, 2] > region.y) & (boxes[:, 1] < region.right) & (boxes[:, 3] > region.x)
     chosen = np.flatnonzero(meets)
     for i in chosen[np.argsort(objects.scores[chosen], kind="stable")].tolist():
         top, left, bottom, right = boxes[i].tolist()

@@ -85,7 +85,7 @@ class RunOptions:
     """What every image command has."""
 
     as_: str = option("", flag="--as", help="kind of result, such as classes, probabilities, labels", panel=INPUT, metavar="KIND")
-    format: str = option("", help="format of the output on stdout: png, tif ...", panel=INPUT, metavar="NAME")
+    format: str = option("", help="format of outputs named here, and on stdout: png, tif ...", panel=INPUT, metavar="NAME")
     overwrite: bool = option(False, help="replace existing outputs", panel=INPUT)
     skip_existing: bool = option(False, help="leave inputs alone whose output is complete", panel=INPUT)
     resume: bool = option(False, help="go on with a killed run", panel=INPUT)
@@ -96,12 +96,14 @@ class RunOptions:
     nan: str = option("error", help="what NaN and Inf in the input become", choices=("zero", "error"), panel=INPUT)
     strict: bool = option(False, help="warnings become errors", panel=INPUT)
     model: str = option("", help="a model by name or a file (default: fits the input)", panel=MODEL, metavar="NAME_OR_PATH")
-    device: str = option("auto", help="auto, cpu, cuda, cuda:N or mps", panel=MODEL)
+    device: str = option("auto", help="where to compute", panel=MODEL, metavar="auto|cpu|cuda[:N]|mps")
     precision: str = option("auto", help="number format", choices=("auto", "fp32", "bf16", "fp16"), panel=MODEL)
     backend: str = option("auto", help="what runs the network", choices=("auto", "torch"), panel=MODEL)
-    tile: str = option("auto", help="side of the window that the network sees, in pixels", panel=TILING)
-    memory: str = option("auto", help="budget for the whole process, such as 2GB (default: half of the machine's)", panel=TILING)
-    batch: str = option("auto", help="tiles in a batch", panel=TILING)
+    tile: str = option("auto", help="side of the window that the network sees, in pixels", panel=TILING, metavar="auto|N")
+    memory: str = option(
+        "auto", help="budget for the whole process, such as 2GB (default: half of the machine's)", panel=TILING, metavar="SIZE"
+    )
+    batch: str = option("auto", help="tiles in a batch", panel=TILING, metavar="auto|N")
     jobs: int = option(1, help="inputs side by side", panel=TILING, minimum=1)
     verify: int = option(0, help="recompute N windows in another tiling and compare", panel=ADVANCED, minimum=0)
     seed: int = option(0, help="of everything random", panel=ADVANCED, minimum=0)

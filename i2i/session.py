@@ -74,6 +74,8 @@ class Session:
         for flag, text in (("--tile", self.run.tile), ("--batch", self.run.batch)):
             if text != "auto" and not (text.isdecimal() and int(text)):
                 raise UsageError(f"{flag} {text}: expected auto or a whole number from 1")
+        if self.run.overwrite and (self.run.resume or self.run.skip_existing):
+            raise UsageError("--overwrite starts again, --skip-existing and --resume keep what is there; choose one")
 
     @property
     def formats(self) -> tuple[Format, ...]:

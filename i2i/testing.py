@@ -24,7 +24,6 @@ from i2i.canvas import Canvas, MemoryCanvas
 from i2i.contracts import (
     Array,
     DensePredictor,
-    ImagePredictor,
     InstancePredictor,
     Model,
     ModelCard,
@@ -62,8 +61,8 @@ def assert_task_contract(
     cards: Sequence[ModelCard] = (),
     runtime: Runtime | None = None,
 ) -> None:
-    """Check all that a task promises. ``model``: a file, or a name among ``cards``; ``options``: the task's (its defaults if None);
-    ``images``: arrays (H, W, C) to use besides the kit's own, which are seeded noise with blobs, uint8.
+    """Check all that a task promises. ``model``: a file, or a name among ``cards``; ``options``: the task's (its defaults if
+    None); ``images``: arrays (H, W, C) to use besides the kit's own, which are seeded noise with blobs, uint8.
 
     Raises ``ContractError`` that says what is broken.
     """
@@ -155,7 +154,9 @@ class _Kit:
             return footprint.fixed_tile
         return round_up(max(source.spec.height, source.spec.width), footprint.multiple_of) + 2 * self._least
 
-    def run(self, source: Source, output: Output, plan: Plan, canvas: Canvas | None = None, prepared: Predictor | None = None) -> Array:
+    def run(
+        self, source: Source, output: Output, plan: Plan, canvas: Canvas | None = None, prepared: Predictor | None = None
+    ) -> Array:
         """The result of a run, (H, W, C)."""
         predictor = prepared or self._prepared(source)
         outcome = run_job(Job(source, predictor, output, plan, canvas or MemoryCanvas(), _SEED))
@@ -278,7 +279,9 @@ class _Kit:
         rows, columns = tile.window.relative_to(whole).intersect(Region(0, 0, whole.height, whole.width)).slices
         outside[rows, columns] = 0
         count = int((outside > 0).sum())
-        _require(count == 0, f"a core depends on {count} pixels outside its window: the halo {predictor.footprint.halo} is too small")
+        _require(
+            count == 0, f"a core depends on {count} pixels outside its window: the halo {predictor.footprint.halo} is too small"
+        )
 
     def _check_labels(self, source: Source, predictor: DensePredictor) -> None:
         for output in predictor.outputs:
@@ -299,10 +302,14 @@ class _Kit:
             tiled = self.run(source, output, plan)[..., 0]
             _require(
                 int(tiled.max()) == int(whole.max()),
-                f"{int(whole.max())} objects in the whole image, {int(tiled.max())} with windows of {plan.tile[0]}: lost or counted twice",
+                f"{int(whole.max())} objects in the whole image, {int(tiled.max())} with windows of {plan.tile[0]}: "
+                "lost or counted twice",
             )
             share = float(((tiled > 0) != (whole > 0)).mean())
-            _require(share <= 1e-2, f"{100 * share:.1f} % of pixels change between object and background with windows of {plan.tile[0]}")
+            _require(
+                share <= 1e-2,
+                f"{100 * share:.1f} % of pixels change between object and background with windows of {plan.tile[0]}",
+            )
 
     def _check_image(self, source: Source) -> None:
         """The same for every grid, and after a stop at any checkpoint."""

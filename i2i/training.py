@@ -24,6 +24,7 @@ from i2i.backends import autocast
 from i2i.errors import TrainingError
 from i2i.models import load_checkpoint, save_checkpoint
 
+_LARGEST_GRADIENT = 10.0
 Batch = tuple[Tensor, ...]
 Losses = Mapping[str, Tensor]
 
@@ -93,9 +94,15 @@ class State:
         }
 
     def restore(self, saved: Mapping[str, Any]) -> None:
-        self.network.load_state_dict(saved["network"])
-        self.averaged.load_state_dict(saved["averaged"])
-        self.optimizer.load_state_dict(saved["optimizer"])
+        """Go on from a checkpoint. Raises ``TrainingError`` when it is of another network."""
+        try:
+            self.network.load_state_dict(saved["network"])
+            self.averaged.load_state_dict(saved["averaged"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise TrainingError(
+                "the checkpoint is of another network: --resume needs the options of the first run; --overwrite starts again"
+            ) from error
         self.step, self.best, self.seconds = saved["step"], saved["best"], saved["seconds"]
         self.best_weights = saved["best_weights"]
         torch.set_rng_state(saved["random"])
@@ -121,16 +128,18 @@ def _take_step(loop: Loop, state: State, batch: Batch) -> dict[str, float]:
     total = torch.stack(list(losses.values())).sum()
     state.optimizer.zero_grad(set_to_none=True)
     total.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(state.network.parameters(), 10.0)
+    norm = float(nn.utils.clip_grad_norm_(state.network.parameters(), _LARGEST_GRADIENT))
+    _check_finite(loop, state, float(total.detach()), norm)
     state.optimizer.step()
     state.averaged.update_parameters(state.network)
     return {name: float(value.detach()) for name, value in losses.items()} | {"loss": float(total.detach()), "rate": rate}
 
 
-def _check_finite(loop: Loop, state: State, values: Mapping[str, float]) -> None:
-    if not math.isfinite(values["loss"]):
+def _check_finite(loop: Loop, state: State, loss: float, norm: float) -> None:
+    """Before the weights take the step: so no checkpoint ever holds what is not a number."""
+    if not (math.isfinite(loss) and math.isfinite(norm)):
         raise TrainingError(
-            f"{loop.work}: the loss is {values['loss']} at step {state.step}: diverged. "
+            f"{loop.work}: diverged at step {state.step} (loss {loss:g}, gradient {norm:g}). "
             "Lower --rate and go on with --resume from the last checkpoint, which is sound"
         )
 
@@ -140,8 +149,9 @@ def _validate(loop: Loop, state: State) -> dict[str, float]:
     network.eval()
     with torch.inference_mode(), autocast(loop.device, loop.precision):
         figures = dict(loop.validate(network))
-    if figures[loop.best] >= state.best:
-        state.best = figures[loop.best]
+    score = figures[loop.best] if math.isfinite(figures[loop.best]) else -math.inf
+    if score >= state.best:
+        state.best = score
         state.best_weights = {name: value.detach().clone() for name, value in network.state_dict().items()}
     return figures
 
@@ -150,8 +160,9 @@ def _forget_after(path: Path, step: int) -> None:
     """Drop the lines of steps that a resumed run takes again."""
     if not path.exists():
         return
-    lines = [line for line in path.read_text("utf-8").splitlines() if line and json.loads(line)["step"] <= step]
-    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    lines = path.read_text("utf-8").splitlines()
+    kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]  # a kill may tear the last
+    path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
 
 def _log(path: Path, values: Mapping[str, float]) -> None:
@@ -178,7 +189,6 @@ def run(loop: Loop, resume: bool = False) -> State:
             batch = coming.result()
             coming = ahead.submit(loop.batch, state.step + 1)
             values = _take_step(loop, state, batch)
-            _check_finite(loop, state, values)
             state.step += 1
             if state.step % loop.validate_every == 0 or state.step == loop.schedule.steps:
                 values |= _validate(loop, state)

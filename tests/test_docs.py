@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
-from i2i_unet.network import UNetConfig, footprint
 
 from i2i.geometry import Region, make_grid
+from i2i_unet.network import UNetConfig, footprint
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks/README.md"]

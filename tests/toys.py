@@ -119,7 +119,9 @@ class Renormalised(DensePredictor):
     """Instance normalisation, honestly declared: no tiling is exact, so windows are blended."""
 
     def __init__(self) -> None:
-        self.network = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.InstanceNorm2d(4), nn.Conv2d(4, 1, 1)).requires_grad_(False)
+        self.network = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.InstanceNorm2d(4), nn.Conv2d(4, 1, 1)).requires_grad_(
+            False
+        )
         self.footprint = Footprint(halo=8, merge="blend", norm_scope="image")
         self.outputs = (Output("image", 1, "float32", "image"),)
 

@@ -153,7 +153,8 @@ class Metadata:
 class Format:
     """A file format. ``suffixes`` begin with a dot, lower case. ``sniff(head, path)``: whether the first 64 bytes (empty
     for a folder) are of this format. ``open(path)`` gives a source and raises ``InputError``. ``write(path, source, metadata)``
-    writes a whole new file at a temporary path that the engine renames. ``dtypes`` and ``channels``: what it can hold; empty means anything.
+    writes a whole new file at a temporary path that the engine renames. ``dtypes`` and ``channels``: what it can hold; empty
+    means anything.
     """
 
     name: str

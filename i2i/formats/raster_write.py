@@ -47,9 +47,7 @@ def write_webp(path: Path, source: Source, metadata: Metadata) -> None:
         Image.fromarray(pixels).save(file, "WEBP", quality=QUALITY, method=4, exif=_exif(source.spec, metadata))
 
 
-def _check(
-    path: Path, spec: ImageSpec, dtypes: tuple[str, ...], channels: tuple[int, ...], side: int | None = None
-) -> None:
+def _check(path: Path, spec: ImageSpec, dtypes: tuple[str, ...], channels: tuple[int, ...], side: int | None = None) -> None:
     """Raise ``OutputError`` for what the format cannot hold; ``side``: the most pixels along one."""
     if spec.plane_count != 1:
         raise OutputError(f"{path}: one plane at a time is written, and the image has {spec.plane_count}; choose one")

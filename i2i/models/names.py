@@ -12,9 +12,7 @@ from i2i.models.download import Progress, fetch
 from i2i.models.files import open_model
 
 
-def find_model(
-    name_or_path: str | Path, task: str, cards: Sequence[ModelCard], progress: Progress | None = None
-) -> Model:
+def find_model(name_or_path: str | Path, task: str, cards: Sequence[ModelCard], progress: Progress | None = None) -> Model:
     """The model of ``task`` that ``name_or_path`` means: a name among ``cards``, fetched if need be, else a file.
 
     A card's exact name comes before a file of that name (which is given as ``./name``). What has a separator or a

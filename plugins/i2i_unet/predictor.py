@@ -18,11 +18,9 @@ from i2i_unet.network import UNet, UNetConfig, footprint, forward_window
 
 
 class UNetPredictor(DensePredictor):
-    """Results: ``classes`` (the likeliest), ``probabilities`` (softmax, 0 .. 255 for 0 .. 1) and, with a label rule, ``labels``."""
+    """Results: ``classes`` (the likeliest), ``probabilities`` (softmax, 0 .. 255) and, with a label rule, ``labels``."""
 
-    def __init__(
-        self, network: UNet, normalization: Normalization, class_names: tuple[str, ...], rule: LabelRule | None
-    ) -> None:
+    def __init__(self, network: UNet, normalization: Normalization, class_names: tuple[str, ...], rule: LabelRule | None) -> None:
         self.network = network
         self.normalization = normalization
         self.label_rule = rule

@@ -15,14 +15,15 @@ from torch.nn import functional
 
 from i2i.components import label_array
 from i2i.contracts import LabelRule, Source, TrainingRun
-from i2i.data import Augmentation, Example, NO_AUGMENTATION, batch, find_pairs
+from i2i.data import NO_AUGMENTATION, Augmentation, Example, batch, find_pairs
 from i2i.errors import TrainingError
 from i2i.formats import builtin_formats, open_image
 from i2i.geometry import mirror, round_up
 from i2i.metrics import average_precision, match_labels, object_figures, pool_objects
 from i2i.models import save_model
 from i2i.normalize import Normalization
-from i2i.training import Loop, Schedule, run as run_loop
+from i2i.training import Loop, Schedule
+from i2i.training import run as run_loop
 from i2i_unet import targets
 from i2i_unet.losses import pixel_weights, soft_dice, weighted_cross_entropy
 from i2i_unet.network import UNet, UNetConfig, centre_crop, forward_window, margin, original, valid_size

@@ -202,6 +202,12 @@ def test_resume_leaves_complete_outputs_and_does_the_others(segment, folder):
     assert [run["status"] for run in runs] == ["skipped", "done"]
 
 
+@pytest.mark.parametrize("other", ["--skip-existing", "--resume"])
+def test_overwriting_and_keeping_exclude_each_other(segment, other):
+    save("a.png")
+    refused(segment("a.png", "--overwrite", other), 2, "--overwrite", other)
+
+
 def test_missing_and_empty_inputs_are_named(segment, folder):
     (folder / "empty").mkdir()
     refused(segment("nope.png"), 1, "nope.png: no such file")

@@ -17,7 +17,9 @@ def test_every_core_module_has_a_level():
     """A new module must be given a place, or the test above says nothing about it."""
     stated = (ROOT / "pyproject.toml").read_text()
     layers = stated[stated.index("layers = [") : stated.index("]", stated.index("layers = ["))]
-    modules = {path.stem if path.suffix else path.name for path in (ROOT / "i2i").iterdir() if not path.name.startswith(("_", "."))}
+    modules = {
+        path.stem if path.suffix else path.name for path in (ROOT / "i2i").iterdir() if not path.name.startswith(("_", "."))
+    }
     missing = {name for name in modules - {"py"} if f"i2i.{name}" not in layers}
     assert not missing, f"give a level in pyproject.toml to: {', '.join(sorted(missing))}"
 
@@ -36,5 +38,3 @@ def test_a_broken_level_is_noticed(tmp_path, monkeypatch):
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     assert lint_imports(config_filename=str(config), no_cache=True) != EXIT_STATUS_SUCCESS
-
-

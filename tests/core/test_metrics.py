@@ -110,9 +110,7 @@ def test_identity_is_perfect(labels: np.ndarray, iou: float) -> None:
 
 
 @given(small_labels, small_labels, thresholds, st.permutations(range(1, 5)))
-def test_names_of_objects_do_not_matter(
-    prediction: np.ndarray, truth: np.ndarray, iou: float, order: list[int]
-) -> None:
+def test_names_of_objects_do_not_matter(prediction: np.ndarray, truth: np.ndarray, iou: float, order: list[int]) -> None:
     renamed = np.array([0, *order])[prediction] * 1_000_000_007
     assert counts(renamed, truth, iou) == counts(prediction, truth, iou)
 

@@ -145,7 +145,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_the_checkpoint_stays_sound(t
         return {"square": losses(net, parts)["square"] * (value if len(calls) == 7 else 1)}
 
     calls: list[int] = []
-    with pytest.raises(TrainingError, match=r"at step 6: diverged\. Lower --rate") as caught:
+    with pytest.raises(TrainingError, match=r"diverged at step 6 .* Lower --rate") as caught:
         run(loop(tmp_path, losses=diverging))
     assert "\n" not in str(caught.value)
     saved = load_checkpoint(tmp_path / "checkpoint.pt")
@@ -154,7 +154,36 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_the_checkpoint_stays_sound(t
     assert run(loop(tmp_path), resume=True).step == 12
 
 
+def test_a_gradient_that_is_not_finite_never_reaches_a_checkpoint(tmp_path: Path) -> None:
+    """The loss is finite, its gradient is not, and the step is one that would be saved."""
+
+    def steep(net: nn.Module, parts: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        calls.append(1)
+        wall = (net[0].weight * 0).abs().sqrt().sum() if len(calls) == 8 else 0
+        return {"square": losses(net, parts)["square"] + wall}
+
+    calls: list[int] = []
+    with pytest.raises(TrainingError, match="diverged at step 7"):
+        run(loop(tmp_path, losses=steep))
+    saved = load_checkpoint(tmp_path / "checkpoint.pt")
+    assert saved["step"] == 4
+    assert all(torch.isfinite(tensor).all() for tensor in saved["network"].values())
+
+
+def test_a_torn_line_of_the_metrics_is_forgotten(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        run(loop(tmp_path, batch=killed_in(6)))
+    with (tmp_path / "metrics.jsonl").open("a") as stream:
+        stream.write('{"step": 5, "lo')
+    run(loop(tmp_path), resume=True)
+    assert steps_of(tmp_path) == list(range(1, 13))
+
+
 # ------------------------------------------------------------------------------------------------------- what is kept
+
+
+def test_weights_are_kept_even_when_no_validation_gives_a_number(tmp_path: Path) -> None:
+    assert run(loop(tmp_path, validate=lambda net: {"closeness": math.nan})).best_weights
 
 
 def test_the_best_average_is_kept_not_the_last(tmp_path: Path) -> None:

@@ -8,10 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from i2i_unet import i2i_models, i2i_tasks, targets
-from i2i_unet.losses import pixel_weights, soft_dice, weighted_cross_entropy
-from i2i_unet.network import UNet, UNetConfig, forward_window, halo, margin, original, valid_size
-from i2i_unet.options import SegmentOptions
 from torch import nn
 
 import i2i
@@ -21,6 +17,10 @@ from i2i.formats import open_image
 from i2i.metrics import object_figures
 from i2i.models import find_model, open_model, save_model
 from i2i.testing import ContractError, assert_task_contract
+from i2i_unet import i2i_models, i2i_tasks, targets
+from i2i_unet.losses import pixel_weights, soft_dice, weighted_cross_entropy
+from i2i_unet.network import UNet, UNetConfig, forward_window, halo, margin, original, valid_size
+from i2i_unet.options import SegmentOptions
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "plugins/i2i_unet/samples"
@@ -88,7 +88,9 @@ def test_a_valid_network_gives_the_core_of_its_window(depth):
     assert forward_window(network, window).shape == (1, 2, 3 * stride, 5 * stride)
 
 
-@pytest.mark.parametrize("change", [{"norm": "layer"}, {"padding": "full"}, {"depth": 0}, {"classes": 1}, {"padding": "valid", "up": "resize"}])
+@pytest.mark.parametrize(
+    "change", [{"norm": "layer"}, {"padding": "full"}, {"depth": 0}, {"classes": 1}, {"padding": "valid", "up": "resize"}]
+)
 def test_impossible_networks_are_refused(change):
     with pytest.raises(ModelError):
         UNetConfig.from_mapping(SMALL.as_mapping() | change)
@@ -119,7 +121,9 @@ def test_every_kind_of_network_keeps_the_contract(config, tmp_path):
 
 
 def test_the_kit_catches_a_group_norm_that_the_plugin_does_not_declare(tmp_path, monkeypatch):
-    monkeypatch.setattr("i2i_unet.predictor.footprint", lambda config: replace(_footprint(config), norm_scope="pixel", merge="crop"))
+    monkeypatch.setattr(
+        "i2i_unet.predictor.footprint", lambda config: replace(_footprint(config), norm_scope="pixel", merge="crop")
+    )
     (task,) = i2i_tasks()
     with pytest.raises(ContractError):
         assert_task_contract(task, model=write_model(tmp_path / "m.safetensors", replace(SMALL, norm="group", filters=8)))
@@ -235,7 +239,9 @@ def test_the_bundled_model_keeps_the_contract():
 @pytest.mark.parametrize("name", ["nuclei", "nuclei-dense"])
 def test_the_bundled_model_finds_the_nuclei_of_the_samples(name, tmp_path):
     report = i2i.run("segment", SAMPLES / f"{name}.png", tmp_path / "labels.png", precision="fp32")
-    found, truth = (open_image(path).read(open_image(path).spec.region)[..., 0] for path in (tmp_path / "labels.png", TRUTH / f"{name}.png"))
+    found, truth = (
+        open_image(path).read(open_image(path).spec.region)[..., 0] for path in (tmp_path / "labels.png", TRUTH / f"{name}.png")
+    )
     figures = object_figures(found, truth)
     assert report.objects == len(np.unique(found)) - 1
     assert figures["ap50"] > 0.8
