@@ -80,9 +80,10 @@ class SeriesPages:
         item = self._series[page]
         if item is None:
             return None
-        path = Path(item.parent.filehandle.path)
-        size = self._file.size if item.parent is self._series.parent else path.stat().st_size
-        return checked_table(path, size, item, self.grid)
+        if item.parent is self._series.parent:
+            return checked_table(self._file.path, self._file.size, item, self.grid)
+        other = Path(item.parent.filehandle.path)
+        return checked_table(other, other.stat().st_size, item, self.grid)
 
     def _contiguous(self, page: int) -> SegmentTable:
         """Pages after the first that have no directory of their own: their data follow the first one's."""
@@ -131,7 +132,7 @@ class SeriesPages:
         return np.asarray(segment)
 
     def _bytes(self, table: SegmentTable, offset: int, count: int) -> bytes:
-        if table.path == Path(self._series.parent.filehandle.path):
+        if table.path == self._file.path:
             return self._file.read(offset, count)
         other = FileBytes(table.path)
         try:

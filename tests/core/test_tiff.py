@@ -629,3 +629,16 @@ def test_slides_are_their_own_format(tmp_path: Path) -> None:
     path = saved(tmp_path, values(8, 8)).rename(tmp_path / "image.svs")
     assert detect(path, builtin_formats()).name == "slide"
     assert open_image(path).spec.notes == ()
+
+
+def test_errors_name_the_path_that_was_given(tmp_path: Path) -> None:
+    """And not the one that a link leads to."""
+    whole = tmp_path / "whole.tif"
+    tifffile.imwrite(whole, np.zeros((64, 64), np.uint8), tile=(16, 16))
+    (tmp_path / "elsewhere").mkdir()
+    cut = tmp_path / "elsewhere" / "cut.tif"
+    cut.write_bytes(whole.read_bytes()[:-600])
+    link = tmp_path / "link.tif"
+    link.symlink_to(cut)
+    with pytest.raises(InputError, match=r"link\.tif"):
+        open_image(link).read(Region(0, 0, 64, 64))
