@@ -20,11 +20,12 @@ import tifffile
 from machine import machine
 
 from i2i.api import session
-from i2i.engine import TOLERANCE, compute_region
+from i2i.engine import compute_region
 from i2i.formats import open_image
 from i2i.formats.views import select
 from i2i.planner import Plan
 from i2i.registry import Registry
+from i2i.verify import TOLERANCE
 
 SAMPLES = Path(__file__).parents[1] / "plugins/i2i_unet/samples"
 

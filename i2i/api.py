@@ -8,15 +8,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from i2i import batch
 from i2i import options as option_types
 from i2i.backends import has_bf16, pick_device, start_torch
 from i2i.canvas import MemoryCanvas
-from i2i.contracts import Array, Output, Predictor, Runtime, TrainingRun
+from i2i.contracts import Array, ImageSpec, Output, Predictor, Runtime, TrainingRun
 from i2i.engine import Job, run_job
 from i2i.errors import InputError, OutputError, UsageError
+from i2i.finite import make_finite
 from i2i.formats import builtin_formats, open_image
 from i2i.formats.views import ArraySource
 from i2i.geometry import Region
@@ -78,28 +77,43 @@ class Loaded:
     runtime: Runtime
 
     def __call__(self, pixels: Array, **spec: Any) -> Array:
-        """(H, W) or (H, W, C), any real dtype -> (H, W) or (H, W, C) of the kind asked for. ``spec``: fields of ``ImageSpec``."""
-        source = ArraySource(pixels if pixels.ndim == 3 else pixels[..., None], **spec)
-        prepared = self.predictor.fitted(source.spec).prepare(source, self.session.run.seed)
+        """(H, W) or (H, W, C), any real dtype -> (H, W) or (H, W, C) of the kind asked for. ``spec``: fields of ``ImageSpec``.
+
+        Raises ``InputError`` for another shape, an empty array, channels that the model does not take, NaN (but see ``nan``).
+        """
+        source, _ = make_finite(_source(pixels, spec), self.session.run.nan, "the array")
+        fitted = self.predictor.fitted(source.spec)
+        if source.spec.channels != fitted.footprint.channels_in:
+            raise InputError(f"the array has {source.spec.channels} channels, the model takes {fitted.footprint.channels_in}")
+        prepared = fitted.prepare(source, self.session.run.seed)
         output: Output = self.session.choose_output(prepared)
-        self.session.fit_channels(source, prepared, None, "the array")
         plan = make_plan(source.spec, prepared, canvas_bytes(prepared, output), self.session.run, self.runtime)
         outcome = run_job(Job(source, prepared, output, plan, MemoryCanvas(), self.session.run.seed))
         result = outcome.result.read(outcome.result.spec.region)
         return result[..., 0] if output.channels == 1 else result
 
 
+def _source(pixels: Array, spec: Mapping[str, Any]) -> ArraySource:
+    if pixels.ndim not in (2, 3) or not pixels.size:
+        raise InputError(f"an array of shape {pixels.shape}: expected (height, width) or (height, width, channels)")
+    return ArraySource(pixels if pixels.ndim == 3 else pixels[..., None], **spec)
+
+
+_OF_FILES = ("plane", "level", "channels", "strict", "format", "overwrite", "skip_existing", "resume", "dry_run", "jobs")
+
+
 def load(task: str, model: str = "", channels_in: int = 1, **options: Any) -> Loaded:
-    """The predictor of a task, on its device. Without ``model``: the default for images of ``channels_in`` channels."""
+    """The predictor of a task, on its device. Without ``model``: the default for images of ``channels_in`` channels.
+
+    ``options``: those of the command line that are not about files, and ``as_``. Raises ``I2IError``.
+    """
+    wrong = sorted(set(options) & set(_OF_FILES))
+    if wrong:
+        raise UsageError(f"{wrong[0]}: is about files; load gives a predictor for arrays")
     current = session(task, _as_text(options | {"model": model}))
-    name = model or current.model_name(option_spec(channels_in))
+    name = model or current.model_name(ImageSpec(1, 1, channels_in))
     _, predictor, runtime = current.predictor(name)
     return Loaded(current, predictor, runtime)
-
-
-def option_spec(channels: int) -> Any:
-    """The spec of an image of which only the channels are known."""
-    return ArraySource(np.zeros((1, 1, channels), np.uint8)).spec
 
 
 def train(task: str, output: str | Path, *, registry: Registry | None = None, **options: Any) -> Mapping[str, Any]:
@@ -117,6 +131,8 @@ def train(task: str, output: str | Path, *, registry: Registry | None = None, **
     start_torch()
     device = pick_device(settings.device)
     work = _check_model_path(path, settings)
+    if settings.resume and not (work / "checkpoint.pt").exists():
+        message(f"{work}: no checkpoint to go on from: training starts from the beginning")
     precision = settings.precision
     if precision == "auto":
         precision = "bf16" if has_bf16(device) else "fp32"
@@ -155,7 +171,10 @@ def _check_model_path(path: Path, settings: TrainingOptions) -> Path:
     work = training_folder(path)
     if settings.resume and settings.overwrite:
         raise UsageError("--resume goes on, --overwrite starts again; choose one")
-    if (work / "checkpoint.pt").exists() and not (settings.overwrite or settings.resume):
+    checkpoint = (work / "checkpoint.pt").exists()
+    if path.exists() and settings.resume and not checkpoint:
+        raise OutputError(f"{path}: exists, and {work} holds no checkpoint to go on from; --overwrite starts again")
+    if checkpoint and not (settings.overwrite or settings.resume):
         raise OutputError(f"{work}: holds a training run; --resume goes on with it, --overwrite starts again")
     make_folder(work)
     return work

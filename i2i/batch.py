@@ -16,13 +16,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from i2i import report as reports
-from i2i.canvas import partial_folder
-from i2i.contracts import Exporter, Format, Task
+from i2i.contracts import Exporter, Format
 from i2i.engine import Progress
-from i2i.errors import I2IError, OutputError, UsageError
-from i2i.formats import format_for_output
-from i2i.options import RunOptions
-from i2i.publish import make_folder
+from i2i.errors import I2IError, UsageError
+from i2i.outputs import check, check_folders, complete_output
 from i2i.report import RunReport
 from i2i.session import Item, Session
 
@@ -114,7 +111,7 @@ def plan_items(
         items.append(Item(file.path, target, shown, fallback, _export_paths(exports, exporters, file, several)))
     outputs = {item.output for item in items}
     items = [replace(item, fallback=None) if item.fallback in outputs else item for item in items]
-    _check(items, session.run, formats, task)
+    check(items, session.run, formats, task, exporters)
     return items
 
 
@@ -163,77 +160,16 @@ def _export_paths(exports: Mapping[str, str], exporters: Mapping[str, Exporter],
     return paths
 
 
-# -------------------------------------------------------------------------------------------------------------- checks
-
-
-def _check(items: Sequence[Item], run: RunOptions, formats: Sequence[Format], task: Task) -> None:
-    for item in items:
-        form = format_for_output(item.output, formats)
-        if form.lossy and not task.lossy:
-            raise UsageError(f"{item.output}: {form.name} loses what {task.name} measures; use .png or .tif")
-    _refuse_collisions(items)
-    _refuse_inputs(items)
-    if not (run.overwrite or run.skip_existing or run.resume or run.dry_run):
-        _refuse_existing(items)
-
-
-def _files(item: Item) -> list[Path]:
-    return [item.output, *item.exports.values()]
-
-
-def _refuse_collisions(items: Sequence[Item]) -> None:
-    taken: dict[Path, Item] = {}
-    for item in items:
-        for path in _files(item):
-            place = Path(os.path.abspath(path))
-            if taken.get(place) is item:
-                raise UsageError(f"{path}: is to hold two results; give each a path of its own")
-            if place in taken:
-                raise UsageError(f"{taken[place].name} and {item.name} would both write {path}; rename one, or run them apart")
-            taken[place] = item
-
-
-def _refuse_inputs(items: Sequence[Item]) -> None:
-    sources = {_identity(item.path): item for item in items}
-    for item in items:
-        for path in _files(item):
-            if (known := _identity(path)) and known in sources:
-                raise UsageError(f"{path}: the output is the input {sources[known].name}; choose another path")
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Device and inode, the same for links to one file; None where there is nothing."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-def _refuse_existing(items: Sequence[Item]) -> None:
-    existing = [path for item in items for path in _files(item) if path.exists()]
-    if existing:
-        more = f" ({len(existing)} such)" if len(existing) > 1 else ""
-        raise OutputError(f"{existing[0]}: exists{more}; --overwrite replaces it, --skip-existing leaves it")
-
-
 # ----------------------------------------------------------------------------------------------------------------- run
-
-
-def _is_complete(item: Item, run: RunOptions) -> bool:
-    """Whether to leave an item alone: its output is there, whole (files get their names only when complete)."""
-    if not (run.skip_existing or run.resume) or run.overwrite or partial_folder(item.output).exists():
-        return False
-    return item.output.exists() or (item.fallback is not None and item.fallback.exists())
 
 
 def process_one(session: Session, item: Item, progress: Progress = lambda stage, share: None) -> RunReport:
     """One item, or nothing when its output is complete and may stay. Raises ``I2IError``."""
-    if _is_complete(item, session.run):
-        there = item.output if item.output.exists() else item.fallback
+    there = complete_output(item, session.run)
+    if there is not None:
         return RunReport(session.task.name, item.name, str(there), reports.SKIPPED)
     if not session.run.dry_run:
-        make_folder(item.output.parent)
+        check_folders(item)
     return session.process(item, progress)
 
 

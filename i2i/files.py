@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from uuid import uuid4
+from zlib import crc32
 
 from i2i.errors import OutputError
+
+_TEMPORARY = re.compile(r"^\..*\.i2i-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}")
+_swept: set[Path] = set()
 
 
 @contextmanager
@@ -25,11 +32,12 @@ def writing(path: Path) -> Iterator[None]:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path in the folder of ``path``, with its suffix, to write a file or a folder to. At the end it is flushed
-    to the disk and renamed to ``path``; after an error nothing is left of it.
+    to the disk and renamed to ``path``; after an error nothing is left of it. What killed processes left in the folder goes.
 
     Raises ``OutputError`` for what the system refuses.
     """
-    temporary = path.with_name(f".{path.stem}.{uuid4().hex[:8]}{path.suffix}")
+    _sweep(path.parent)
+    temporary = path.with_name(f".{path.stem}.i2i-{_host()}-{os.getpid()}-{uuid4().hex[:8]}{path.suffix}")
     try:
         with writing(path):
             yield temporary
@@ -56,6 +64,41 @@ def remove(path: Path) -> None:
     else:
         with suppress(FileNotFoundError, NotADirectoryError):
             path.unlink()
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the temporary files that processes of this host have left which are no more. Once a folder: it may be large."""
+    folder = folder.absolute()
+    if folder in _swept:
+        return
+    _swept.add(folder)
+    with suppress(OSError):
+        for name in os.listdir(folder):
+            found = _TEMPORARY.search(name)
+            if found and found["host"] == _host() and not _is_alive(int(found["pid"])):
+                remove(folder / name)
+
+
+@cache
+def _host() -> str:
+    """Hex of where a process id means the same: this machine, and the container on it."""
+    try:
+        space = os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        space = 0
+    return f"{crc32(f'{platform.node()} {space}'.encode()):08x}"
+
+
+def _is_alive(process: int) -> bool:
+    if os.name == "nt":  # where signal 0 ends the process
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _flush(path: Path) -> None:

@@ -43,6 +43,7 @@ def make_finite(source: Source, rule: str, name: str) -> tuple[Source, tuple[str
     count = count_non_finite(source)
     if not count:
         return source, ()
+    found, them = ("1 sample is", "it") if count == 1 else (f"{count} samples are", "them")
     if rule == "error":
-        raise InputError(f"{name}: {count} samples are NaN or Inf; --nan zero reads them as 0")
-    return ZeroFilled(source), (f"{count} samples are NaN or Inf, read as 0",)
+        raise InputError(f"{name}: {found} NaN or Inf; --nan zero reads {them} as 0")
+    return ZeroFilled(source), (f"{found} NaN or Inf, read as 0",)

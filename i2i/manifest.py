@@ -19,6 +19,7 @@ from i2i.version import __version__
 
 _RESULT_OPTIONS = ("as_", "level", "plane", "channels", "nan", "seed", "model", "device", "precision", "backend")
 _MEGABYTE = 2**20
+_HASHED_WHOLE = 64 * _MEGABYTE
 _NAME = "manifest.json"
 
 
@@ -42,7 +43,7 @@ def _content_hash(path: Path) -> str:
         return f"{path.name}-{stat.st_mtime_ns}"
     digest = hashlib.sha256(str(stat.st_size).encode())
     with path.open("rb") as stream:
-        if stat.st_size <= 64 * _MEGABYTE:
+        if stat.st_size <= _HASHED_WHOLE:
             digest.update(stream.read())
         else:
             digest.update(stream.read(_MEGABYTE))
@@ -56,15 +57,24 @@ def unfinished(folder: Path) -> bool:
     return (folder / _NAME).exists()
 
 
-def begin(folder: Path, identity: str, plan: Plan, statistics: Mapping[str, Any], overwrite: bool) -> Canvas:
-    """The canvas of a new run. Raises ``OutputError`` when a killed run's is there and is not to be thrown away."""
-    canvas = DiskCanvas(folder)
+def _stamp(path: Path) -> list[int]:
+    """Size and time of an input that is too large to be hashed whole: changed in its middle it has the same fingerprint."""
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns] if stat.st_size > _HASHED_WHOLE else []
+
+
+def clear(folder: Path, overwrite: bool) -> None:
+    """Remove what a killed run left. Raises ``OutputError`` when that is a run to go on with, and is not to be thrown away."""
     if unfinished(folder) and not overwrite:
-        canvas.close()
         raise OutputError(f"{folder}: a run that did not finish; --resume goes on with it, --overwrite starts again")
-    canvas.remove()
+    if folder.exists():
+        DiskCanvas(folder).remove()
+
+
+def begin(folder: Path, identity: str, source: Path, plan: Plan, statistics: Mapping[str, Any]) -> Canvas:
+    """The canvas of a new run of the input ``source``. Raises ``OutputError`` when another run holds the folder."""
     canvas = DiskCanvas(folder)
-    values = {"fingerprint": identity, "plan": plan.as_mapping(), "statistics": statistics}
+    values = {"fingerprint": identity, "input": _stamp(source), "plan": plan.as_mapping(), "statistics": statistics}
     try:
         with replacing(folder / _NAME) as temporary:
             temporary.write_text(json.dumps(values, indent=1), encoding="utf-8")
@@ -74,12 +84,13 @@ def begin(folder: Path, identity: str, plan: Plan, statistics: Mapping[str, Any]
     return canvas
 
 
-def resume(folder: Path, identity: str) -> tuple[Canvas, Plan, Mapping[str, Any]]:
+def resume(folder: Path, identity: str, source: Path) -> tuple[Canvas, Plan, Mapping[str, Any]]:
     """The canvas, plan and statistics of a killed run. Raises ``OutputError`` when it is not the same run, or is damaged."""
     path = folder / _NAME
     try:
         recorded = json.loads(path.read_text("utf-8"))
-        same, plan = recorded["fingerprint"] == identity, Plan.from_mapping(recorded["plan"])
+        same = recorded["fingerprint"] == identity and recorded["input"] == _stamp(source)
+        plan = Plan.from_mapping(recorded["plan"])
         statistics: Mapping[str, Any] = recorded["statistics"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise OutputError(f"{path}: unreadable; --overwrite starts again") from error

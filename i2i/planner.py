@@ -137,12 +137,23 @@ def make_plan(spec: ImageSpec, predictor: Predictor, outputs_bytes: int, options
     grid = grid_of(spec, predictor.footprint, tile)
     batch = _batch(predictor, grid, options, left)
     cores = max(1, _BLOCK_SIDE // max(grid.rows.step, grid.columns.step))
+    if _batch_bytes(predictor, grid.window_shape, batch) > left:
+        raise UsageError(_too_large(predictor, options, left, grid.window_shape, batch))
     used = BASE_BYTES + jobs * (held + _batch_bytes(predictor, grid.window_shape, batch))
     exact = predictor.footprint.exact or grid.tile_count == 1
     return Plan(
         tile, cores, batch, max(1, available_cores() // jobs), runtime.device, runtime.precision, runtime.backend,
         "disk" if on_disk else "memory", used, exact,
     )  # fmt: skip
+
+
+def _too_large(predictor: Predictor, options: RunOptions, left: int, window: tuple[int, int], batch: int) -> str:
+    """Why what was asked for does not fit the budget, and what would."""
+    needed = (_batch_bytes(predictor, window, batch) - left + budget(options)) / 1e9
+    asked = f"{batch} x {window[0]} x {window[1]} pixels need about {needed:.1f} GB"
+    if batch > 1:
+        return f"--batch {batch}: {asked}; give fewer, or more --memory"
+    return f"--tile {max(window)}: {asked}; give a smaller one, or more --memory"
 
 
 def _batch_bytes(predictor: Predictor, window: tuple[int, int], batch: int) -> int:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from i2i.contracts import Array, Format, ImageSpec, Source
+from i2i.contracts import Array, Exported, Exporter, Format, ImageSpec, Output, Source
 from i2i.engine import Outcome
-from i2i.errors import OutputError
+from i2i.errors import OutputError, UsageError
 from i2i.files import replacing
 from i2i.formats import format_for_output
 from i2i.geometry import Region
@@ -37,8 +37,28 @@ def place(path: Path, fallback: Path | None, spec: ImageSpec, formats: tuple[For
     return fallback
 
 
+def neighbour(path: Path, taken: Sequence[Path], overwrite: bool, reason: OutputError) -> Path:
+    """The TIFF beside ``path``, for a result that ``path`` cannot hold for ``reason``. Raises ``OutputError`` when a file is
+    there that must stay: one of ``taken`` always, another without ``overwrite``."""
+    beside = path.with_suffix(".tif")
+    if beside in taken or (beside.exists() and (not overwrite or any(p.exists() and beside.samefile(p) for p in taken))):
+        raise OutputError(f"{reason} ({beside} is there already)") from reason
+    return beside
+
+
 def _holds(form: Format, spec: ImageSpec) -> bool:
     return (not form.dtypes or spec.dtype in form.dtypes) and (not form.channels or spec.channels in form.channels)
+
+
+def check_meaning(exporter: Exporter, output: Output) -> None:
+    """Raises ``UsageError`` for a kind of result that the exporter does not take."""
+    if output.meaning not in exporter.meanings:
+        raise UsageError(f"--{exporter.name} takes {' or '.join(exporter.meanings)}, not {output.name}; choose with --as")
+
+
+def exporting(exporter: Exporter, exported: Exported) -> Write:
+    """What writes an export."""
+    return lambda temporary: exporter.export(temporary, exported)
 
 
 def write_all(files: Mapping[Path, Write]) -> None:

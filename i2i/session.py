@@ -19,7 +19,7 @@ from i2i import report as reports
 from i2i.backends import pick_device, pick_precision, start_torch
 from i2i.canvas import Canvas, MemoryCanvas, layer_spec, partial_folder
 from i2i.contracts import Exported, Exporter, Format, ImageSpec, Metadata, Model, Output, Predictor, Runtime, Source, Task
-from i2i.engine import TOLERANCE, Job, Outcome, Progress, run_job, verify
+from i2i.engine import Job, Outcome, Progress, run_job
 from i2i.errors import InputError, ModelError, OutputError, UsageError
 from i2i.finite import make_finite
 from i2i.formats import format_for_output, open_image
@@ -27,9 +27,10 @@ from i2i.formats.views import missing_tiles, select
 from i2i.models import default_model, find_model
 from i2i.options import RunOptions
 from i2i.planner import Plan, budget, make_plan
-from i2i.publish import Write, narrow_labels, place, write_all
+from i2i.publish import Write, check_meaning, exporting, narrow_labels, neighbour, place, write_all
 from i2i.registry import Registry
 from i2i.report import RunReport
+from i2i.verify import TOLERANCE, verify
 from i2i.version import __version__
 
 
@@ -151,6 +152,7 @@ class Session:
         """One image. Raises ``I2IError``; nothing is at the output path then that was not there before."""
         clock = reports.Clock()
         with self.open(item.path, item.name) as (source, warnings):
+            self._refuse_warnings(warnings, item.name)
             model, predictor, runtime = self._predictor_for(source, item.name)
             predictor = predictor.fitted(source.spec)
             self.fit_channels(source, predictor, model, item.name)
@@ -169,6 +171,7 @@ class Session:
                 result.warnings = [*warnings, *outcome.warnings, *_missing_tiles(source)]
                 self._refuse_warnings(result.warnings, item.name)
                 result.output = str(self._publish(work, job, outcome))
+                result.warnings += _moved(item, Path(result.output))
                 clock.lap("publish")
                 canvas.remove()
         result.exports = {name: str(path) for name, path in item.exports.items()}
@@ -180,7 +183,7 @@ class Session:
         """What can be refused before anything is computed: the kind of result, its format, an output that exists."""
         output = self.choose_output(predictor)
         for name in item.exports:
-            _check_meaning(self._exporter(name), output)
+            check_meaning(self._exporter(name), output)
         dtype = "uint16" if output.meaning == "labels" else output.dtype
         spec = layer_spec(source.spec, output.channels, dtype, predictor.footprint.scale)
         target = place(item.output, item.fallback, spec, self.formats)
@@ -221,15 +224,17 @@ class Session:
         """A canvas with the plan and the prepared predictor: those of the killed run if there is one to go on with."""
         folder = partial_folder(work.item.output)
         if self.run.resume and manifest.unfinished(folder):
-            canvas, plan, statistics = manifest.resume(folder, work.fingerprint)
+            canvas, plan, statistics = manifest.resume(folder, work.fingerprint, work.item.path)
             prepared = predictor.with_statistics(statistics)
         else:
             prepared = predictor.prepare(work.source, self.run.seed)
             plan = make_plan(work.source.spec, prepared, canvas_bytes(prepared, work.output), self.run, runtime)
+            if not self.run.dry_run:
+                manifest.clear(folder, self.run.overwrite)
             if plan.canvas == "memory" or self.run.dry_run:
                 canvas = MemoryCanvas()
             else:
-                canvas = manifest.begin(folder, work.fingerprint, plan, prepared.statistics(), self.run.overwrite)
+                canvas = manifest.begin(folder, work.fingerprint, work.item.path, plan, prepared.statistics())
         try:
             start_torch(plan.threads)
             yield canvas, plan, prepared
@@ -241,8 +246,7 @@ class Session:
     def _publish(self, work: _Work, job: Job, outcome: Outcome) -> Path:
         """Write the result and the exports, all or none. Returns the result's path, whose suffix may have had to change."""
         result = narrow_labels(outcome) if work.output.meaning == "labels" else outcome.result
-        path = place(work.item.output, work.item.fallback, result.spec, self.formats)
-        self._refuse_existing(work.item, path)
+        path = self._place(work.item, result.spec)
         write = format_for_output(path, self.formats).write
         assert write is not None
         record = {"program": f"i2i {__version__}", "task": self.task.name, "kind": work.output.name}
@@ -252,22 +256,24 @@ class Session:
         exported = Exported(work.source, outcome.result, work.output.meaning)
         files: dict[Path, Write] = {path: lambda temporary: write(temporary, result, metadata)}
         for name, place_of in work.item.exports.items():
-            files[place_of] = _exporting(self._exporter(name), exported)
+            files[place_of] = exporting(self._exporter(name), exported)
         write_all(files)
         return path
 
-
-def _exporting(exporter: Exporter, exported: Exported) -> Write:
-    return lambda temporary: exporter.export(temporary, exported)
+    def _place(self, item: Item, spec: ImageSpec) -> Path:
+        """Where the result goes. Labels that turn out too many for the format that was asked for go to a TIFF beside it."""
+        try:
+            path = place(item.output, item.fallback, spec, self.formats)
+        except OutputError as error:
+            if self.run.strict:
+                raise
+            return neighbour(item.output, (item.path, *item.exports.values()), self.run.overwrite, error)
+        self._refuse_existing(item, path)
+        return path
 
 
 def _channels(count: int) -> str:
     return f"{count} channel{'s' * (count != 1)}"
-
-
-def _check_meaning(exporter: Exporter, output: Output) -> None:
-    if output.meaning not in exporter.meanings:
-        raise UsageError(f"--{exporter.name} takes {' or '.join(exporter.meanings)}, not {output.name}; choose with --as")
 
 
 def canvas_bytes(predictor: Predictor, output: Output) -> int:
@@ -280,7 +286,13 @@ def canvas_bytes(predictor: Predictor, output: Output) -> int:
     return size
 
 
+def _moved(item: Item, path: Path) -> list[str]:
+    """A warning when the result is not where it was asked for."""
+    foreseen = path in (item.output, item.fallback)
+    return [] if foreseen else [f"too many objects for {item.output.name}; written to {path}"]
+
+
 def _missing_tiles(source: Source) -> list[str]:
     """A warning when tiles that the file leaves out were read as zeros."""
     count = missing_tiles(source)
-    return [f"{count} tiles are missing in the file and were read as 0"] if count else []
+    return [f"{count} {'tile is' if count == 1 else 'tiles are'} missing in the file and read as 0"] if count else []

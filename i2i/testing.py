@@ -33,12 +33,13 @@ from i2i.contracts import (
     Source,
     Task,
 )
-from i2i.engine import TOLERANCE, Job, compute_region, run_job
+from i2i.engine import Job, compute_region, run_job
 from i2i.errors import I2IError
 from i2i.formats.views import ArraySource
 from i2i.geometry import Region, round_up
 from i2i.models import find_model
 from i2i.planner import Plan
+from i2i.verify import TOLERANCE
 
 _SEED = 7
 
@@ -84,7 +85,16 @@ def _check_declaration(task: Task) -> None:
 
 def assert_predictor_contract(predictor: Predictor, *, images: Sequence[Array] = (), runtime: Runtime | None = None) -> None:
     """The part of :func:`assert_task_contract` that is about a predictor."""
-    kit = _Kit(predictor, runtime or Runtime())
+    try:
+        _check_predictor(_Kit(predictor, runtime or Runtime()), images)
+    except ContractError:
+        raise
+    except Exception as error:
+        raise ContractError(f"{type(predictor).__name__} raises {type(error).__name__}: {error}") from error
+
+
+def _check_predictor(kit: _Kit, images: Sequence[Array]) -> None:
+    predictor = kit.predictor
     _require(bool(predictor.outputs), "the predictor declares no output")
     _require(len({output.name for output in predictor.outputs}) == len(predictor.outputs), "two outputs have one name")
     sources = [ArraySource(image) for image in (*images, *kit.images())]
@@ -186,10 +196,10 @@ class _Kit:
     def check_outputs(self, source: Source) -> None:
         """Shapes and dtypes as declared, finite, and the same from run to run."""
         for output in self.predictor.fitted(source.spec).outputs:
+            plan = self._plan(self._whole(source))
             try:
-                first = self.run(source, output, self._plan(self._whole(source)))
-                second = self.run(source, output, self._plan(self._whole(source)))
-                recorded = self.run(source, output, self._plan(self._whole(source)), prepared=self._recorded(source))
+                first, second = self.run(source, output, plan), self.run(source, output, plan)
+                recorded = self.run(source, output, plan, prepared=self._recorded(source))
             except I2IError as error:
                 raise ContractError(f"{source.spec.height} x {source.spec.width}, {output.name}: {error}") from error
             scale = self.predictor.footprint.scale

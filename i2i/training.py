@@ -1,7 +1,8 @@
 """The training loop: it knows networks, losses and batches, and nothing of any task.
 
 A run is a function of its seed: batches are drawn from (seed, step), so a run that is killed and resumed from its
-checkpoint (weights, optimiser, average of weights, random state) goes on as if nothing had happened.
+checkpoint (weights, optimiser, average of weights, random state) goes on as if nothing had happened. The checkpoint says
+what run it is of (``Loop.identity``), and no other run goes on from it.
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ class Schedule:
 @dataclass(frozen=True)
 class Loop:
     """What a run needs. ``batch(step)``: tensors of that step, input first. ``losses(network, batch)``: terms by name, which
-    are added. ``validate(network)``: figures by name, of which ``best`` is to be as large as possible.
+    are added. ``validate(network)``: figures by name, of which ``best`` is to be as large as possible. ``identity``: settings
+    by name (numbers, text) that make the run what it is, its data's digest among them; a resumed run must have the same. The
+    schedule's ``steps`` and ``rate`` are left out of it, so that a diverged run can go on more slowly, and a finished one longer.
     """
 
     network: nn.Module
@@ -66,6 +69,7 @@ class Loop:
     device: str = "cpu"
     precision: str = "fp32"
     validate_every: int = 250
+    identity: Mapping[str, Any] = field(default_factory=dict)
     report: Callable[[int, int, Mapping[str, float]], None] = lambda step, steps, values: None
 
 
@@ -76,6 +80,7 @@ class State:
     network: nn.Module
     averaged: AveragedModel
     optimizer: torch.optim.Optimizer
+    identity: Mapping[str, Any]
     step: int = 0
     best: float = -math.inf
     best_weights: dict[str, Tensor] = field(default_factory=dict)
@@ -83,6 +88,7 @@ class State:
 
     def as_dict(self) -> dict[str, Any]:
         return {
+            "identity": dict(self.identity),
             "network": self.network.state_dict(),
             "averaged": self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -93,19 +99,30 @@ class State:
             "random": torch.get_rng_state(),
         }
 
-    def restore(self, saved: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint. Raises ``TrainingError`` when it is of another network."""
+    def restore(self, saved: Mapping[str, Any], path: Path) -> None:
+        """Go on from the checkpoint ``saved``, which ``path`` holds. Raises ``TrainingError`` when it is of another run."""
+        _check_identity(path, saved.get("identity"), self.identity)
         try:
             self.network.load_state_dict(saved["network"])
             self.averaged.load_state_dict(saved["averaged"])
             self.optimizer.load_state_dict(saved["optimizer"])
+            self.step, self.best, self.seconds = saved["step"], saved["best"], saved["seconds"]
+            self.best_weights = saved["best_weights"]
+            torch.set_rng_state(saved["random"])
         except (RuntimeError, ValueError, KeyError) as error:
-            raise TrainingError(
-                "the checkpoint is of another network: --resume needs the options of the first run; --overwrite starts again"
-            ) from error
-        self.step, self.best, self.seconds = saved["step"], saved["best"], saved["seconds"]
-        self.best_weights = saved["best_weights"]
-        torch.set_rng_state(saved["random"])
+            raise TrainingError(f"{path}: of another network; {_CURE}") from error
+
+
+_CURE = "--resume needs the options and data of the first run, --overwrite starts again"
+
+
+def _check_identity(path: Path, saved: Any, identity: Mapping[str, Any]) -> None:
+    if not isinstance(saved, Mapping):
+        raise TrainingError(f"{path}: does not say what run it is of (an earlier version wrote it); --overwrite starts again")
+    names = [name for name in {**saved, **identity} if saved.get(name) != identity.get(name)]
+    if names:
+        changes = ", ".join(f"{name} was {saved.get(name)}, is {identity.get(name)}" for name in names)
+        raise TrainingError(f"{path}: of another run: {changes}; {_CURE}")
 
 
 def _new_state(loop: Loop) -> State:
@@ -114,7 +131,7 @@ def _new_state(loop: Loop) -> State:
     averaged = AveragedModel(network, multi_avg_fn=decay, use_buffers=True)
     schedule = loop.schedule
     optimizer = torch.optim.AdamW(network.parameters(), lr=schedule.rate, weight_decay=schedule.weight_decay)
-    return State(network, averaged, optimizer)
+    return State(network, averaged, optimizer, loop.identity)
 
 
 def _take_step(loop: Loop, state: State, batch: Batch) -> dict[str, float]:
@@ -171,15 +188,24 @@ def _log(path: Path, values: Mapping[str, float]) -> None:
 
 
 def run(loop: Loop, resume: bool = False) -> State:
-    """Train to the schedule's end, with a checkpoint at each validation. ``resume`` goes on from the one in ``loop.work``.
+    """Train to the schedule's end, with a checkpoint at each validation. ``resume`` goes on from the one in ``loop.work``, and
+    starts from the beginning where there is none.
 
-    Writes ``checkpoint.pt`` and ``metrics.jsonl`` there. Raises ``TrainingError`` when the loss is no longer finite.
+    A resumed run with the first one's schedule ends as if it had never stopped. With another rate or number of steps, the
+    steps already taken stay as they are and the rest follow the new schedule from where it stands at that step: the learning
+    rate jumps there (up from 0, for a finished run that is given more steps). With no more steps than are done, nothing is
+    trained and the best so far is the result.
+
+    Writes ``checkpoint.pt`` and ``metrics.jsonl`` there. Raises ``TrainingError`` when the loss is no longer finite, or the
+    checkpoint is of another run.
     """
     os.makedirs(loop.work, exist_ok=True)
     state = _new_state(loop)
     checkpoint = loop.work / "checkpoint.pt"
-    if resume and checkpoint.exists():
-        state.restore(load_checkpoint(checkpoint))
+    if not resume:
+        checkpoint.unlink(missing_ok=True)  # killed before its first one, this run must not go on from another's
+    elif checkpoint.exists():
+        state.restore(load_checkpoint(checkpoint), checkpoint)
     metrics = loop.work / "metrics.jsonl"
     _forget_after(metrics, state.step)
     started = time.monotonic() - state.seconds

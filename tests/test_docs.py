@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from i2i.geometry import Region, make_grid
+from i2i.models import open_model
+from i2i_unet import i2i_models
 from i2i_unet.network import UNetConfig, footprint
 
 ROOT = Path(__file__).parents[1]
@@ -58,3 +60,17 @@ def test_commands_of_the_contract_are_in_the_readme_or_the_help():
     known = set(build().list_commands(None))
     shown = set(re.findall(r"^i2i (\w+)", (ROOT / "README.md").read_text("utf-8"), re.M))
     assert shown and shown <= known
+
+
+def test_no_placeholder_is_left_in_a_document():
+    for document in DOCUMENTS:
+        assert not re.search(r"@[A-Z]+@|TODO|FIXME", document.read_text("utf-8")), document.name
+
+
+def test_figures_of_the_bundled_model_are_those_of_its_card():
+    (card,) = [card for card in i2i_models() if card.name == "nuclei-fluo"]
+    row = next(line for line in (ROOT / "README.md").read_text("utf-8").splitlines() if line.startswith("| `nuclei-fluo`"))
+    assert f"| {card.metrics['AP at IoU 0.5, mean over 88 test images']} (88 images" in row
+    grown = open_model(card.file, card).config["label_rule"]["dilate"]
+    words = {1: "one pixel", 2: "two pixels"}[grown]
+    assert f"it grows {words}" in " ".join((ROOT / "docs/architecture.md").read_text("utf-8").split())

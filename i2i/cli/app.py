@@ -29,7 +29,9 @@ class LazyCommand(TyperCommand):
         self._make = make
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        return self._make().make_context(info_name, args, parent, **extra)
+        with console.data_only():  # plugins are imported, and may print
+            made = self._make()
+        return made.make_context(info_name, args, parent, **extra)
 
 
 class LazyGroup(TyperGroup):
@@ -210,4 +212,5 @@ def _one_line(error: Any) -> str:
     context = getattr(error, "ctx", None)
     if not text:
         return ""
-    return f"error: {text.rstrip('.')}." + (f" See {context.command_path} --help." if context else "")
+    end = "" if text.endswith(("?", "!", ".")) else "."
+    return f"error: {text}{end}" + (f" See {context.command_path} --help." if context else "")

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,38 @@ def to_stdout() -> Iterator[None]:
     except OSError as error:
         drop_stdout()
         raise OutputError(f"stdout: cannot be written: {error.strerror or error}; choose another place") from error
+
+
+@contextmanager
+def data_only() -> Iterator[None]:
+    """What is printed to stdout inside, by plugins, libraries and programs that they start, goes to stderr."""
+    with _descriptor_to_stderr(sys.stdout), redirect_stdout(sys.stderr):
+        yield
+
+
+@contextmanager
+def _descriptor_to_stderr(stream: Any) -> Iterator[None]:
+    """The same for what does not go through ``sys.stdout``, or goes through one that was kept."""
+    if not _is_standard(stream):
+        yield
+        return
+    stream.flush()
+    real = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        stream.flush()
+        os.dup2(real, 1)
+        os.close(real)
+
+
+def _is_standard(stream: Any) -> bool:
+    """Whether a stream writes to the process's own stdout (not so in tests and notebooks)."""
+    try:
+        return bool(stream.fileno() == 1)
+    except (AttributeError, OSError, ValueError):
+        return False
 
 
 def drop_stdout() -> None:

@@ -24,6 +24,7 @@ from i2i.registry import Registry
 
 _EVERY = 20.0
 MEAN = "mean_"
+_OBJECTS = {"ap", "ap50", "ap75", "f1_50"}
 
 
 @dataclass
@@ -83,7 +84,7 @@ def train_command(task: Task, registry: Registry) -> typer.core.TyperCommand:
     def body(values: Mapping[str, Any]) -> None:
         rest = {name: value for name, value in values.items() if name not in ("output", "json_", "quiet", "verbose")}
         message = (lambda text: None) if values["quiet"] else console.say
-        with _Ticker(values["quiet"]) as ticker, _kept(Path(values["output"])):
+        with console.data_only(), _Ticker(values["quiet"]) as ticker, _kept(Path(values["output"])):
             figures = api.train(task.name, values["output"], registry=registry, report=ticker.report, message=message, **rest)
         if values["json_"]:
             console.put_json(figures)
@@ -115,20 +116,28 @@ def eval_command(task: Task, registry: Registry) -> typer.core.TyperCommand:
         *parameters(task.evaluate.options),
         named("json_", ["--json"], bool, False, "the figures as JSON on stdout", INPUT),
         named("csv", ["--csv"], str, "", "the figures of each image, one row each", INPUT, "FILE"),
-        named("verbose", ["-v", "--verbose"], bool, False, "tracebacks", INPUT),
+        named("verbose", ["-v", "--verbose"], bool, False, "all figures, and tracebacks", INPUT),
     ]
 
     def body(values: Mapping[str, Any]) -> None:
         rest = {name: value for name, value in values.items() if name not in ("prediction", "truth", "json_", "csv", "verbose")}
-        found = api.evaluate(task.name, values["prediction"], values["truth"], registry=registry, **rest)
+        with console.data_only():
+            found = api.evaluate(task.name, values["prediction"], values["truth"], registry=registry, **rest)
         if values["csv"]:
             _write_csv(Path(values["csv"]), found.images)
         if values["json_"]:
             console.put_json({"pooled": found.pooled, "images": found.images})
         else:
-            console.put("\n".join(console.table(_rows(found.pooled))))
+            console.put("\n".join(console.table(_rows(found.pooled if values["verbose"] else _headline(found.pooled)))))
 
     return command(task.name, f"Metrics of {task.name} against the truth", parts, body)
+
+
+def _headline(pooled: Mapping[str, float]) -> Mapping[str, float]:
+    """Of the many figures of objects those that are asked for most; all others as they are."""
+    if not _OBJECTS.issubset(pooled):
+        return pooled
+    return {name: value for name, value in pooled.items() if name.removeprefix(MEAN) in {"images", *_OBJECTS}}
 
 
 def _rows(pooled: Mapping[str, float]) -> list[list[str]]:

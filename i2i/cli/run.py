@@ -19,7 +19,7 @@ from i2i.canvas import partial_folder
 from i2i.cli import console
 from i2i.cli.generate import command, config_option, named, parameters, positional
 from i2i.contracts import Task
-from i2i.errors import I2IError, InputError, UsageError
+from i2i.errors import I2IError, InputError, OutputError, UsageError
 from i2i.formats import detect
 from i2i.manifest import unfinished
 from i2i.options import INPUT, RunOptions
@@ -69,13 +69,14 @@ def _run(task: Task, registry: Registry, values: Mapping[str, Any]) -> tuple[Ses
     if values["json_"] and to_stdout:
         raise UsageError("--json and -o - would both write to stdout; choose one")
     with _streams(session, list(values["inputs"]), values["output"]) as (inputs, output, names_of):
-        items = batch.plan_items(session, inputs, output, exports, names_of)
-        if to_stdout and len(items) > 1:
-            raise UsageError(f"{inputs[0]}: holds {len(items)} images; -o - takes one")
-        with console.Progress(len(items), values["quiet"], silent=to_stdout) as progress, _kept(items):
-            done = batch.process(session, items, progress.of, progress.finished)
+        with console.data_only():
+            items = batch.plan_items(session, inputs, output, exports, names_of)
+            if to_stdout and len(items) > 1:
+                raise UsageError(f"{inputs[0]}: holds {len(items)} images; -o - takes one")
+            with console.Progress(len(items), values["quiet"], silent=to_stdout) as progress, _kept(items):
+                done = batch.process(session, items, progress.of, progress.finished)
         if to_stdout and done[0].status == reports.DONE:
-            _copy_out(Path(done[0].output))
+            _copy_out(Path(done[0].output), items[0].output)
     return session, done
 
 
@@ -98,11 +99,19 @@ def _tell(run: RunOptions, done: list[RunReport], values: Mapping[str, Any]) -> 
         for report in done:
             if report.status == reports.PLANNED:
                 console.put("\n".join(console.describe_plan(report)))
+    elif len(done) == 1 and not values["quiet"] and values["output"] != "-":
+        _hint(done[0])
     if len(done) > 1 and not values["quiet"]:
         console.say(console.count_lines(done))
         for report in done:
             if report.status == reports.FAILED:
                 console.say(f"failed: {report.input}")
+
+
+def _hint(report: RunReport) -> None:
+    """Why a result looks empty that is not."""
+    if report.objects and "overlay" not in report.exports:
+        console.say("its pixels are the ids of the objects, which most viewers show black; --overlay FILE draws them")
 
 
 @contextmanager
@@ -149,6 +158,9 @@ def _take_in(folder: Path, session: Session) -> Path:
     return path.rename(path.with_suffix(form.suffixes[0]))
 
 
-def _copy_out(path: Path) -> None:
+def _copy_out(path: Path, asked: Path) -> None:
+    """The result to stdout. Raises ``OutputError`` when it did not fit into the format that was asked for."""
+    if path != asked:
+        raise OutputError(f"stdout: too many objects for --format {asked.suffix[1:]}; use --format {path.suffix[1:]}")
     with path.open("rb") as stream, console.to_stdout():
         shutil.copyfileobj(stream, sys.stdout.buffer)

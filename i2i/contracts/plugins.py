@@ -179,10 +179,12 @@ class Exported:
 
 @dataclass(frozen=True)
 class Exporter:
-    """A further file from the same run: the option ``--<name> FILE``. ``meanings``: of the results that it takes."""
+    """A further file from the same run: the option ``--<name> FILE``. ``meanings``: of the results that it takes;
+    ``suffixes``: those that FILE may have, any by default."""
 
     name: str
     suffix: str
     summary: str
     export: Callable[[Path, Exported], None]
     meanings: tuple[Meaning, ...] = ("labels",)
+    suffixes: tuple[str, ...] = ()

@@ -13,7 +13,7 @@ from i2i.geometry import Region
 
 LONGEST = 2048
 _BAND = 1024
-_FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 Picture = npt.NDArray[np.uint8]
 
 
@@ -71,27 +71,35 @@ def outlines(labels: Array) -> npt.NDArray[np.bool_]:
 def draw(exported: Exported) -> Picture:
     """Objects outlined, classes tinted; of a picture that became another, both side by side."""
     spec = exported.result.spec
-    factor = -(-max(spec.height, spec.width) // LONGEST)
-    scale = max(1, spec.height // exported.source.spec.height)
-    below = picture_of(reduced(exported.source, max(1, factor // scale), mean=True))
-    if exported.meaning in ("image", "probabilities"):
-        after = picture_of(reduced(exported.result, factor, mean=True))
-        height = min(len(below), len(after))
-        return np.concatenate([below[:height], after[:height]], axis=1)
-    labels = reduced(exported.result, factor, mean=False)[..., 0]
-    height, width = min(len(below), len(labels)), min(below.shape[1], labels.shape[1])
-    below, labels = below[:height, :width], labels[:height, :width]
+    beside = exported.meaning in ("image", "probabilities")
+    factor = -(-max(spec.height, spec.width * (1 + beside)) // LONGEST)
+    result = reduced(exported.result, factor, mean=beside)
+    below = _below(exported, factor, result.shape[:2])
+    if beside:
+        return np.concatenate([below, picture_of(result)], axis=1)
+    labels = result[..., 0]
     if exported.meaning == "labels":
         return np.where(outlines(labels)[..., None], colours(labels), below)
     tinted = (0.6 * below + 0.4 * colours(labels)).astype(np.uint8)
     return np.where((labels > 0)[..., None], tinted, below)
 
 
-def _export(path: Path, exported: Exported) -> None:
-    """In the format of the path's suffix; PNG where that is none of pictures."""
+def _below(exported: Exported, factor: int, shape: tuple[int, ...]) -> Picture:
+    """The input at the size ``shape`` of the result made ``factor`` times smaller, whatever the scale between them."""
     from PIL import Image
 
-    Image.fromarray(draw(exported)).save(path, format=_FORMATS.get(path.suffix.lower(), "PNG"))
+    scale = max(1, exported.result.spec.height // exported.source.spec.height)
+    below = picture_of(reduced(exported.source, max(1, factor // scale), mean=True))
+    if below.shape[:2] == shape:
+        return below
+    return np.asarray(Image.fromarray(below).resize((shape[1], shape[0])))
+
+
+def _export(path: Path, exported: Exported) -> None:
+    """In the format of the path's suffix."""
+    from PIL import Image
+
+    Image.fromarray(draw(exported)).save(path, format=_FORMATS[path.suffix.lower()])
 
 
 OVERLAY = Exporter(
@@ -100,4 +108,5 @@ OVERLAY = Exporter(
     summary="a picture of the result over the input, at most 2048 pixels a side",
     export=_export,
     meanings=("labels", "classes", "probabilities", "image"),
+    suffixes=tuple(_FORMATS),
 )

@@ -57,7 +57,10 @@ def i2i_tasks() -> list[Task]:
             load=_load,
             train=Training(TrainOptions, _train),
             evaluate=Evaluation(EvalOptions, _measure, _pool),
-            demos=tuple(Demo(path.stem, path) for path in sorted((_HERE / "samples").glob("*.png"))),
+            demos=(
+                Demo("A dense field of nuclei", _HERE / "samples/nuclei-dense.png"),
+                Demo("Nuclei in fluorescence", _HERE / "samples/nuclei.png"),
+            ),
         )
     ]
 

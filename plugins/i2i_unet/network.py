@@ -14,6 +14,8 @@ from i2i.contracts import Footprint
 from i2i.errors import ModelError
 from i2i.geometry import round_up
 
+_WIDEST = 16384
+
 
 @dataclass(frozen=True)
 class UNetConfig:
@@ -49,9 +51,19 @@ class UNetConfig:
             raise ValueError(f"padding {self.padding!r}, up {self.up!r}: same or valid, transposed or resize")
         if self.padding == "valid" and self.up == "resize":
             raise ValueError("valid convolutions go with transposed up-sampling: the resizing one pads")
-        if not (1 <= self.depth <= 8 and self.filters >= 1 and self.channels >= 1 and self.classes >= 2):
-            raise ValueError(f"depth {self.depth}, filters {self.filters}, {self.channels} channels, {self.classes} classes")
+        self._check_numbers()
         return self
+
+    def _check_numbers(self) -> None:
+        limits = {"channels": (1, 1024), "classes": (2, 256), "depth": (1, 8), "filters": (1, 1024)}
+        for name, (least, most) in limits.items():
+            value = getattr(self, name)
+            if not (isinstance(value, int) and least <= value <= most):
+                raise ValueError(f"{name} {value!r}: a whole number from {least} to {most}")
+        if self.filters * self.stride > _WIDEST:
+            raise ValueError(f"filters {self.filters}, doubled at each of {self.depth} levels: more than {_WIDEST} at the last")
+        if not 0 <= self.dropout <= 1:
+            raise ValueError(f"dropout {self.dropout}: 0 to 1")
 
     @property
     def stride(self) -> int:

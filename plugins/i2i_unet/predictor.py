@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -62,21 +63,82 @@ def window_bytes(config: UNetConfig) -> int:
     return 4 * (config.channels + 2 * config.classes + 8 * config.filters)
 
 
-def load(model: Model, runtime: Runtime) -> UNetPredictor:
-    """The predictor of a model file. Raises ``ModelError`` when its header or its tensors are not those of a U-Net."""
+@dataclass(frozen=True)
+class Header:
+    """What the header of a model file says, checked."""
+
+    network: UNetConfig
+    normalization: Normalization
+    class_names: tuple[str, ...]
+    rule: LabelRule | None
+
+
+def read_header(model: Model) -> Header:
+    """Raises ``ModelError`` that names the file and what its header lacks or has wrong."""
     config = model.config
     if config.get("task") != "segment" or "network" not in config:
         raise ModelError(f"{model.path}: not a model of segment; `i2i models list` shows which are")
-    network = UNet(UNetConfig.from_mapping(config["network"]))
     try:
-        network.load_state_dict({name: value.float() for name, value in model.tensors().items()})
-    except RuntimeError as error:
-        raise ModelError(f"{model.path}: its weights do not fit the network its header describes: {_first(error)}") from error
+        network = UNetConfig.from_mapping(config["network"])
+        normalization = _normalization(config.get("normalization"))
+        names, rule = config.get("class_names"), config.get("label_rule")
+        if not (isinstance(names, list) and all(isinstance(name, str) for name in names) and len(names) == network.classes):
+            raise ModelError(f"class_names must be {network.classes} names, one for each class")
+        return Header(network, normalization, tuple(names), None if rule is None else _rule(rule, network.classes))
+    except ModelError as error:
+        raise ModelError(f"{model.path}: a header that cannot be used: {error}; {_CURE}") from error
+
+
+_CURE = "get the model again, or make it with i2i train segment"
+
+
+def _normalization(values: Any) -> Normalization:
+    if not isinstance(values, Mapping):
+        raise ModelError("normalization is missing, or not an object")
+    result = Normalization.from_mapping(values)
+    numbers = all(isinstance(value, int | float) for value in (result.low, result.high))
+    if not (numbers and 0 <= result.low < result.high <= 100):
+        raise ModelError(f"normalization: low {result.low!r} and high {result.high!r} must be percentiles, 0 to 100")
+    return result
+
+
+def _rule(values: Any, classes: int) -> LabelRule:
+    limits = {"interior": classes, "border": classes, "dilate": 1000, "min_area": 2**31}
+    if not isinstance(values, Mapping) or not set(values) <= set(limits):
+        raise ModelError(f"label_rule must be an object of {', '.join(limits)}")
+    for name, value in values.items():
+        absent = name == "border" and value is None
+        if not absent and not (isinstance(value, int) and 0 <= value < limits[name]):
+            raise ModelError(f"label_rule: {name} {value!r} must be a whole number from 0 to {limits[name] - 1}")
+    return LabelRule(**values)
+
+
+def load(model: Model, runtime: Runtime) -> UNetPredictor:
+    """The predictor of a model file. Raises ``ModelError`` when its header or its tensors are not those of a U-Net.
+
+    The network is built without memory, and takes the file's tensors for its own: what the header says costs nothing.
+    """
+    header = read_header(model)
+    with torch.device("meta"):
+        network = UNet(header.network)
+    expected, tensors = network.state_dict(), model.tensors()
+    if misfit := _misfit(tensors, expected):
+        raise ModelError(f"{model.path}: its weights do not fit the network its header describes: {misfit}; {_CURE}")
+    weights = {name: value.to(expected[name].dtype, copy=True) for name, value in tensors.items()}
+    network.load_state_dict(weights, assign=True)
     network = network.eval().requires_grad_(False).to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    rule = LabelRule(**config["label_rule"]) if config.get("label_rule") else None
-    return UNetPredictor(network, Normalization.from_mapping(config["normalization"]), tuple(config["class_names"]), rule)
+    return UNetPredictor(network, header.normalization, header.class_names, header.rule)
 
 
-def _first(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[min(1, len(lines) - 1)]
+def _misfit(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """The first tensor that is missing, too many or of another shape; empty when all fit."""
+    for name in sorted(tensors.keys() ^ expected.keys()):
+        return f"{name} is missing" if name in expected else f"{name} is not part of it"
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape:
+            return f"{name} is {_size(tensor)}, should be {_size(expected[name])}"
+    return ""
+
+
+def _size(tensor: Tensor) -> str:
+    return " x ".join(map(str, tensor.shape)) or "one number"

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,10 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from i2i.components import label_array
-from i2i.contracts import LabelRule, Source, TrainingRun
-from i2i.data import NO_AUGMENTATION, Augmentation, Example, batch, find_pairs
+from i2i.contracts import LabelRule, TrainingRun
+from i2i.data import NO_AUGMENTATION, Augmentation, Example, batch
 from i2i.errors import TrainingError
-from i2i.formats import builtin_formats, open_image
 from i2i.geometry import mirror, round_up
 from i2i.metrics import average_precision, match_labels, object_figures, pool_objects
 from i2i.models import save_model
@@ -25,38 +22,10 @@ from i2i.normalize import Normalization
 from i2i.training import Loop, Schedule
 from i2i.training import run as run_loop
 from i2i_unet import targets
+from i2i_unet.examples import digest, split
 from i2i_unet.losses import pixel_weights, soft_dice, weighted_cross_entropy
 from i2i_unet.network import UNet, UNetConfig, centre_crop, forward_window, margin, original, valid_size
 from i2i_unet.options import TrainOptions
-
-
-def load_examples(images: Path, masks: Path, normalization: Normalization) -> list[Example]:
-    """Pairs of an image and its mask of equal size. Raises ``TrainingError`` that names the file that does not fit."""
-    suffixes = [suffix for form in builtin_formats() for suffix in form.suffixes]
-    examples = [_load(pair.image, pair.truth, normalization) for pair in find_pairs(images, masks, suffixes)]
-    channels = {example.image.shape[0] for example in examples}
-    if len(channels) > 1:
-        raise TrainingError(f"{images}: images of {' and '.join(map(str, sorted(channels)))} channels; train on one kind")
-    if not any(bool(example.truth.any()) for example in examples):
-        raise TrainingError(f"{masks}: no mask holds an object: every pixel is 0")
-    return examples
-
-
-def _load(image: Path, mask: Path, normalization: Normalization) -> Example:
-    with closing(open_image(image)) as pixels, closing(open_image(mask)) as truth:
-        return _example(pixels, truth, image, mask, normalization)
-
-
-def _example(pixels: Source, truth: Source, image: Path, mask: Path, normalization: Normalization) -> Example:
-    if (pixels.spec.height, pixels.spec.width) != (truth.spec.height, truth.spec.width):
-        sizes = " and ".join(f"{spec.height} x {spec.width}" for spec in (pixels.spec, truth.spec))
-        raise TrainingError(f"{mask}: its size differs from the image's ({sizes})")
-    if truth.spec.channels != 1:
-        raise TrainingError(f"{mask}: a mask has one channel, this has {truth.spec.channels}")
-    frozen = normalization.freeze(pixels, 0)
-    normal = torch.from_numpy(frozen.apply(pixels.read(pixels.spec.region)))
-    labels = torch.from_numpy(truth.read(truth.spec.region)[..., 0].astype(np.int32))
-    return Example(normal.permute(2, 0, 1).contiguous(), labels, image.name)
 
 
 @dataclass(frozen=True)
@@ -169,19 +138,16 @@ def _metric(target: Target) -> str:
     return "ap50" if target.instances else "accuracy"
 
 
-def _split(options: TrainOptions, normalization: Normalization) -> tuple[list[Example], list[Example]]:
-    """Training and validation examples: two folders, or every tenth image held back."""
-    examples = load_examples(Path(options.images), Path(options.masks), normalization)
-    if options.val_images:
-        return examples, load_examples(Path(options.val_images), Path(options.val_masks or options.masks), normalization)
-    if len(examples) < 2:
-        raise TrainingError(f"{options.images}: one image alone; give --val-images and --val-masks for validation")
-    held = [example for i, example in enumerate(examples) if i % 10 == 9] or examples[-1:]
-    kept = [example for example in examples if all(example is not other for other in held)]
-    return kept, held
-
-
 _PLACES = ("images", "masks", "val_images", "val_masks")
+_MAY_CHANGE = ("steps", "rate")
+
+
+def _identity(options: TrainOptions, run: TrainingRun, examples: Sequence[Example], held: Sequence[Example]) -> dict[str, Any]:
+    """What a resumed run must share with the first: all options but those of the schedule, and the data wherever they lie.
+    The device may be another, which changes the last bits only."""
+    fixed = {name: value for name, value in asdict(options).items() if name not in _PLACES + _MAY_CHANGE}
+    data = {"training data": digest(examples), "validation data": digest(held)}
+    return fixed | {"seed": run.seed, "precision": run.precision} | data
 
 
 def _header(
@@ -216,13 +182,15 @@ def _loop(
         device=run.device,
         precision=run.precision,
         validate_every=options.validate_every,
+        identity=_identity(options, run, examples, held),
         report=run.report,
     )
 
 
 def train(options: TrainOptions, run: TrainingRun) -> Mapping[str, Any]:
     """Train, and write the weights that validated best to ``run.output``. Returns the figures for the report."""
-    examples, held = _split(options, Normalization(method=options.normalize))
+    _network_config(options, 1, 2)  # an impossible network is refused before the data are read
+    examples, held = split(options, Normalization(method=options.normalize))
     target = Target.of(options, examples)
     run.message(f"{len(examples)} images to train on, {len(held)} to validate; classes: {', '.join(target.class_names)}")
     torch.manual_seed(run.seed)
@@ -230,6 +198,6 @@ def train(options: TrainOptions, run: TrainingRun) -> Mapping[str, Any]:
     state = run_loop(_loop(options, run, network, target, examples, held), run.resume)
     network.load_state_dict(state.best_weights)
     rule = best_rule(target, held, network.eval(), run.device)
-    digest = save_model(run.output, state.best_weights, _header(options, run, network.config, target, rule, len(examples)))
-    figures = {"model": str(run.output), "sha256": digest, _metric(target): state.best, "seconds": state.seconds}
+    sha256 = save_model(run.output, state.best_weights, _header(options, run, network.config, target, rule, len(examples)))
+    figures = {"model": str(run.output), "sha256": sha256, _metric(target): state.best, "seconds": state.seconds}
     return figures | ({"dilate": rule.dilate, "min_area": rule.min_area} if rule else {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -200,6 +201,56 @@ def test_resume_leaves_complete_outputs_and_does_the_others(segment, folder):
     (folder / "set-segment/b.png").unlink()
     runs = done(segment("set", "--resume", "--json")).json["runs"]
     assert [run["status"] for run in runs] == ["skipped", "done"]
+
+
+@pytest.mark.parametrize("keeping", ["--skip-existing", "--resume"])
+def test_an_export_that_is_there_is_not_written_over_for_an_output_that_is_not(segment, folder, keeping):
+    save("a.png"), (folder / "keep.csv").write_text("mine")
+    refused(segment("a.png", "-o", "new.png", "--csv", "keep.csv", keeping), 1, "keep.csv: exists", "--overwrite")
+    assert (folder / "keep.csv").read_text() == "mine" and not (folder / "new.png").exists()
+    done(segment("a.png", "-o", "new.png", "--csv", "keep.csv", "--overwrite"))
+    assert "left alone" in done(segment("a.png", "-o", "new.png", "--csv", "keep.csv", keeping)).err
+
+
+@pytest.mark.parametrize("keeping", ["--skip-existing", "--resume"])
+def test_an_output_without_an_export_that_is_asked_for_is_not_complete(segment, folder, keeping):
+    save("a.png"), done(segment("a.png"))
+    refused(segment("a.png", "--csv", "a.csv", keeping), 1, "a-segment.png: complete", "a.csv is missing", "--overwrite")
+    assert files(folder) == ["a-segment.png", "a.png"]
+
+
+def test_an_image_that_fails_leaves_no_new_folder(segment, folder):
+    (folder / "bad.png").write_text("no image")
+    refused(segment("bad.png", "-o", "new/deep/x.png", "--overlay", "shown/x.png"), 1, "bad.png")
+    assert [path.name for path in folder.iterdir()] == ["bad.png"]
+
+
+def _many_labels(monkeypatch):
+    """From now on labels do not fit into 16 bits."""
+    monkeypatch.setattr("i2i.publish.np", SimpleNamespace(iinfo=lambda dtype: SimpleNamespace(max=0), uint16=np.uint16))
+
+
+def test_labels_too_many_for_the_format_that_was_asked_for_go_to_a_tiff_beside(segment, folder, monkeypatch):
+    save("a.png")
+    _many_labels(monkeypatch)
+    result = done(segment("a.png", "-o", "x.png", "--json"))
+    assert result.run["output"] == "x.tif" and "too many objects for x.png; written to x.tif" in result.err
+    assert files(folder) == ["a.png", "x.tif"] and load("x.tif").max() == result.run["objects"]
+    refused(segment("a.png", "-o", "x.png"), 1, "x.png: PNG cannot hold", "x.tif is there already")
+    done(segment("a.png", "-o", "x.png", "--overwrite", "-q"))
+    refused(segment("a.png", "-o", "y.png", "--strict"), 1, "y.png: PNG cannot hold")
+    assert (
+        "error: stdout: too many objects for --format png; use --format tif" in segment("a.png", "-o", "-", "--format", "png").err
+    )
+
+
+def test_a_tiff_beside_is_never_the_input(segment, folder, monkeypatch):
+    before = save("a.tif").read_bytes()
+    (folder / "sub").mkdir()
+    _many_labels(monkeypatch)
+    refused(segment("a.tif", "-o", "a.png", "--overwrite"), 1, "a.tif is there already")
+    refused(segment("a.tif", "-o", "sub/../a.png", "--overwrite"), 1, "a.tif is there already")
+    assert (folder / "a.tif").read_bytes() == before
 
 
 @pytest.mark.parametrize("other", ["--skip-existing", "--resume"])

@@ -99,8 +99,54 @@ def test_quiet_prints_nothing_on_success_and_errors_on_failure(segment, broken):
 
 def test_a_finished_image_is_one_line_with_its_output_objects_time_and_model(segment):
     save("a.png")
-    (line,) = done(segment("a.png")).err.splitlines()
+    line, _hint = done(segment("a.png")).err.splitlines()
     assert line.startswith("a.png -> a-segment.png: ") and " objects, " in line and line.endswith(" s with grey")
+
+
+def test_after_one_image_of_objects_a_hint_says_why_it_looks_black(segment):
+    save("a.png"), save("set/a.png"), save("set/b.png")
+    assert "--overlay" in done(segment("a.png", "-o", "1.png")).err.splitlines()[-1]
+    shown = [
+        done(segment("a.png", "-o", "2.png", "--overlay", "o.png")),
+        done(segment("a.png", "-o", "3.png", "--json")),
+        done(segment("a.png", "-o", "4.png", "-q")),
+        done(segment("a.png", "-o", "5.png", "--as", "classes")),
+        done(segment("a.png", "-o", "-", "--format", "png")),
+        done(segment("set")),
+    ]
+    assert not any("--overlay" in result.err for result in shown)
+
+
+_LOUD = """
+import os
+from i2i_unet.predictor import UNetPredictor
+stdout, quiet = sys.stdout, UNetPredictor.normalize
+def loud(self, pixels):
+    print("printed")
+    stdout.write("kept\\n")
+    os.system("echo child")
+    return quiet(self, pixels)
+UNetPredictor.normalize = loud
+"""
+
+
+@pytest.mark.parametrize("words", [["--json"], ["-o", "-", "--format", "png"]])
+def test_what_a_plugin_prints_does_not_touch_the_data_on_stdout(process, model, words):
+    save("a.png")
+    with process("segment", "a.png", "--model", model, *words, before=_LOUD) as running:
+        out, err = running.communicate(timeout=60)
+    assert running.returncode == 0 and {"printed", "kept", "child"} <= set(err.decode().split())
+    assert out.startswith(b"\x89PNG") if "-o" in words else json.loads(out)["exit_code"] == 0
+
+
+def test_what_a_plugin_prints_does_not_touch_the_data_in_this_process_either(segment, monkeypatch):
+    from i2i_unet.predictor import UNetPredictor
+
+    quiet = UNetPredictor.normalize
+    monkeypatch.setattr(UNetPredictor, "normalize", lambda self, pixels: print("printed") or quiet(self, pixels))
+    save("a.png")
+    result = done(segment("a.png", "--json"))
+    assert result.run["status"] == "done" and "printed" in result.err
 
 
 def test_verbose_shows_where_an_error_came_from(segment, broken, caplog):
@@ -136,7 +182,33 @@ def test_an_overlay_is_a_small_picture_in_the_format_of_its_name(segment, kind, 
     done(segment("a.tif", "--as", kind, "--overlay", name))
     with Image.open(name) as image:
         assert image.format == {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}[name[2:]]
-        assert image.mode == "RGB" and max(image.size) <= 2 * 2048 and image.size[1] >= 32
+        assert image.mode == "RGB" and max(image.size) <= 2048 and image.size[1] >= 20
+
+
+@pytest.mark.parametrize("name", ["o.tif", "o", "o.gif"])
+def test_an_overlay_that_is_no_picture_is_refused_before_anything_is_computed(segment, folder, name):
+    save("a.png")
+    refused(segment("a.png", "--overlay", name), 2, f"--overlay {name}", ".png, .jpg, .jpeg or .webp")
+    assert files(folder) == ["a.png"]
+
+
+@pytest.mark.parametrize("scale", [1, 2, 4])
+@pytest.mark.parametrize("shape", [(30, 40), (500, 1001), (2100, 60)])
+@pytest.mark.parametrize("meaning", ["image", "labels"])
+def test_an_overlay_of_a_scaled_result_shows_the_whole_input_beside_or_below(scale, shape, meaning):
+    from i2i.contracts import Exported
+    from i2i.exporters.overlay import draw
+    from i2i.formats.views import ArraySource
+
+    pixels = np.zeros((*shape, 1), np.uint8)
+    pixels[-shape[0] // 5 :, -shape[1] // 5 :] = 255
+    result = pixels.repeat(scale, 0).repeat(scale, 1)
+    result = result if meaning == "image" else np.zeros_like(result, np.uint16)
+    shown = draw(Exported(ArraySource(pixels), ArraySource(result), meaning))
+    assert max(shown.shape) <= 2048
+    below = shown[:, : shown.shape[1] // 2] if meaning == "image" else shown
+    assert below[-1, -1].min() > 250 and below[0, 0].max() == 0
+    assert abs(below.shape[0] / below.shape[1] / (shape[0] / shape[1]) - 1) < 0.05
 
 
 def test_an_overlay_shows_the_input_where_there_is_no_object(segment):

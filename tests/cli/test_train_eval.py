@@ -102,6 +102,55 @@ def test_an_existing_model_is_refused_and_overwrite_starts_again(train, folder):
     refused(train("-o", "m.safetensors", "--overwrite", "--resume"), 2, "--resume", "--overwrite")
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--gap-weight", "5"], "gap_weight was 3.0, is 5.0"),
+        (["--seed", "1"], "seed was 0, is 1"),
+        (["--precision", "bf16"], "precision was fp32, is bf16"),
+        (["--filters", "8"], "filters was 4, is 8"),
+    ],
+)
+def test_training_does_not_go_on_with_other_options(train, folder, words, told):
+    done(train("-o", "m.safetensors", "-q"))
+    before = (folder / "m.safetensors").read_bytes()
+    result = train("-o", "m.safetensors", "--resume", "-q", *words)
+    refused(result, 1, "m-training/checkpoint.pt: of another run", told, "--overwrite")
+    assert (folder / "m.safetensors").read_bytes() == before
+
+
+def test_training_does_not_go_on_with_other_data_wherever_they_lie(train, folder):
+    done(train("-o", "m.safetensors", "-q"))
+    (folder / "images").rename(folder / "moved")
+    done(train("-o", "m.safetensors", "--resume", "-q", "--images", "moved", "--rate", "0.0005"))
+    pixels = load("moved/2.png").copy()
+    pixels[5, 5] += 1
+    save("moved/2.png", pixels)
+    refused(train("-o", "m.safetensors", "--resume", "-q", "--images", "moved"), 1, "training data was 5 images (")
+
+
+def test_finished_training_that_is_resumed_gives_the_same_model(train, folder):
+    done(train("-o", "m.safetensors"))
+    before = (folder / "m.safetensors").read_bytes()
+    done(train("-o", "m.safetensors", "--resume"))
+    assert (folder / "m.safetensors").read_bytes() == before
+    (folder / "m.safetensors").unlink()
+    done(train("-o", "m.safetensors", "--resume"))
+    assert (folder / "m.safetensors").read_bytes() == before
+
+
+def test_a_model_without_a_checkpoint_is_never_replaced_by_resume(train, folder):
+    (folder / "m.safetensors").write_bytes(b"a model")
+    refused(train("-o", "m.safetensors", "--resume"), 1, "m.safetensors: exists", "no checkpoint", "--overwrite starts again")
+    assert (folder / "m.safetensors").read_bytes() == b"a model" and not (folder / "m-training").exists()
+
+
+def test_resume_with_nothing_there_starts_and_says_so(train, folder):
+    result = done(train("-o", "m.safetensors", "--resume"))
+    assert result.err.splitlines()[0] == "m-training: no checkpoint to go on from: training starts from the beginning"
+    assert (folder / "m.safetensors").exists()
+
+
 # --------------------------------------------------------------------------------------------- data that cannot be learnt
 
 
@@ -177,9 +226,18 @@ def test_training_that_cannot_be_is_refused(train, folder, words, code, told):
     assert not (folder / "m-training").exists()
 
 
-def test_a_network_that_cannot_be_is_refused(train, folder):
-    result = train("-o", "m.safetensors", "--padding", "valid", "--up", "resize")
-    assert result.code == 1 and result.err.splitlines()[-1].startswith("error: no such network: valid convolutions")
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--padding", "valid", "--up", "resize"], "valid convolutions"),
+        (["--depth", "9"], "depth 9"),
+        (["--filters", "5000"], "filters 5000"),
+        (["--dropout", "2"], "dropout 2"),
+    ],
+)
+def test_a_network_that_cannot_be_is_refused_before_the_data_are_read(train, folder, words, told):
+    (folder / "masks/3.tif").unlink()
+    refused(train("-o", "m.safetensors", *words), 1, "no such network", told)
     assert not (folder / "m-training").exists()
 
 
@@ -200,8 +258,17 @@ def judged(folder):
 def test_a_file_equal_to_its_truth_is_perfect(i2i, judged):
     result = done(i2i("eval", "segment", "found/a.png", "truth/a.tif"))
     rows = dict(line.split() for line in result.out.splitlines())
-    assert rows["metric"] == "value" and rows["ap50"] == rows["f1_50"] == "1.0000" and rows["fn50"] == "0"
+    assert rows["metric"] == "value" and rows["ap50"] == rows["f1_50"] == "1.0000" and "fn50" not in rows
     assert not any(name.startswith("mean_") for name in rows)
+    every = done(i2i("eval", "segment", "found/a.png", "truth/a.tif", "--verbose")).out
+    assert dict(line.split() for line in every.splitlines())["fn50"] == "0"
+
+
+def test_eval_shows_the_figures_that_are_asked_for_most(i2i, judged):
+    shown = done(i2i("eval", "segment", "found", "truth")).out.splitlines()
+    assert {line.split()[0] for line in shown} == {"metric", "images", "ap", "ap50", "ap75", "f1_50"}
+    save("c.png", (load("truth/a.tif") > 0).astype(np.uint8))
+    assert "dice" in done(i2i("eval", "segment", "c.png", "c.png", "--kind", "classes")).out
 
 
 def test_folders_are_matched_by_name_and_pooled(i2i, judged):

@@ -24,7 +24,7 @@ from torch import nn
 from i2i import session as sessions
 from i2i.canvas import Canvas, DiskCanvas, MemoryCanvas, partial_folder
 from i2i.contracts import DensePredictor, Footprint, LabelRule, Output, Predictor, Task
-from i2i.engine import Job, compute_region, run_job, verify
+from i2i.engine import Job, compute_region, run_job
 from i2i.errors import I2IError, OutputError, PluginError, UsageError
 from i2i.formats.views import ArraySource
 from i2i.geometry import round_up
@@ -34,6 +34,7 @@ from i2i.planner import Plan
 from i2i.registry import Registry
 from i2i.session import Item, Session
 from i2i.testing import blobs
+from i2i.verify import verify
 from i2i_unet.network import UNet, UNetConfig, footprint, halo, margin, valid_size
 from i2i_unet.predictor import UNetPredictor
 from tests import toys

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,3 +88,27 @@ def test_removing_what_is_not_there_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "folder" / "deep").mkdir(parents=True)
     remove(tmp_path / "folder")
     assert not list(tmp_path.iterdir())
+
+
+_KILLED = """
+import os, signal
+from pathlib import Path
+from i2i.files import replacing
+with replacing(Path("result.tif")) as file, replacing(Path("store.zarr")) as folder:
+    file.write_text("half"), folder.mkdir(), (folder / "chunk").touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL")
+def test_what_a_killed_process_left_goes_with_the_next_write_and_what_a_living_one_writes_stays(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", _KILLED], cwd=tmp_path, check=False)
+    left = sorted(tmp_path.iterdir())
+    assert [path.suffix for path in left] == [".tif", ".zarr"] and all(path.name.startswith(".") for path in left)
+    _, host, process, _ = left[0].name.split("-")
+    living = tmp_path / left[0].name.replace(f"-{process}-", f"-{os.getppid()}-")
+    elsewhere = tmp_path / left[0].name.replace(host, "0" * 8)
+    living.touch(), elsewhere.touch(), (tmp_path / ".hidden.tif").touch()
+    with replacing(tmp_path / "other.tif") as temporary:
+        temporary.touch()
+    assert set(tmp_path.iterdir()) == {living, elsewhere, tmp_path / ".hidden.tif", tmp_path / "other.tif"}

@@ -198,8 +198,16 @@ def test_a_halo_beyond_the_largest_window_is_named_for_what_it_is() -> None:
     deep = Footprint(halo=1536, multiple_of=256)
     with pytest.raises(UsageError, match="--tile: this model sees 1536 pixels around each: give a window above 2048"):
         plan(SLIDE, deep)
-    assert plan(SLIDE, deep, tile="4096").tile == (4096, 4096)
+    assert plan(SLIDE, deep, tile="4096", memory="40GB").tile == (4096, 4096)
     assert plan(PHOTO, deep).exact, "the whole image in one window needs no halo"
+
+
+@pytest.mark.parametrize("asked", [{"tile": "2048"}, {"tile": "512", "batch": "64"}])
+def test_what_was_asked_for_and_breaks_the_budget_is_refused(asked: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match="need about .* GB; give .* or more --memory") as caught:
+        plan(memory="2GB", **asked)
+    assert next(iter(reversed(asked))) in str(caught.value)
+    assert plan(memory="40GB", **asked).memory < 40e9
 
 
 def test_windows_that_waste_little_are_preferred() -> None:

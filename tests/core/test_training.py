@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from i2i.data import generator
 from i2i.errors import ModelError, TrainingError
-from i2i.models import load_checkpoint
+from i2i.models import load_checkpoint, save_checkpoint
 from i2i.training import Loop, Schedule, State, run
 
 
@@ -115,10 +115,71 @@ def test_a_finished_run_that_is_resumed_changes_nothing(tmp_path: Path) -> None:
     assert steps_of(tmp_path) == list(range(1, 13))
 
 
+IDENTITY = {"gap_weight": 3.0, "seed": 0, "training data": "5 images (0123456789abcdef)"}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"gap_weight": 4.0}, "gap_weight was 3.0, is 4.0;"),
+        ({"seed": 1, "gap_weight": 4.0}, "gap_weight was 3.0, is 4.0, seed was 0, is 1;"),
+        ({"training data": "6 images (0)"}, "training data was 5 images (0123456789abcdef), is 6 images (0);"),
+        ({"focus": 2}, "focus was None, is 2;"),
+    ],
+)
+def test_another_run_does_not_go_on_from_a_checkpoint(tmp_path: Path, change: dict[str, Any], told: str) -> None:
+    run(loop(tmp_path, identity=IDENTITY))
+    before = (tmp_path / "checkpoint.pt").read_bytes(), steps_of(tmp_path)
+    with pytest.raises(TrainingError) as caught:
+        run(loop(tmp_path, identity=IDENTITY | change), resume=True)
+    assert str(caught.value).startswith(f"{tmp_path}/checkpoint.pt: of another run: {told}")
+    assert "--overwrite starts again" in str(caught.value) and "\n" not in str(caught.value)
+    assert before == ((tmp_path / "checkpoint.pt").read_bytes(), steps_of(tmp_path)), "what is there stays as it is"
+
+
+def test_a_checkpoint_that_does_not_say_what_run_it_is_of_is_refused(tmp_path: Path) -> None:
+    run(loop(tmp_path))
+    saved = load_checkpoint(tmp_path / "checkpoint.pt")
+    del saved["identity"]
+    save_checkpoint(tmp_path / "checkpoint.pt", saved)
+    with pytest.raises(TrainingError, match="does not say what run it is of"):
+        run(loop(tmp_path), resume=True)
+
+
+def test_a_checkpoint_of_another_network_is_one_line(tmp_path: Path) -> None:
+    run(loop(tmp_path))
+    with pytest.raises(TrainingError, match="of another network; --resume needs") as caught:
+        run(loop(tmp_path, network=nn.Conv2d(1, 1, 3, padding=1)), resume=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_rest_of_a_run_follows_the_schedule_that_it_is_resumed_with(tmp_path: Path) -> None:
+    run(loop(tmp_path, identity=IDENTITY))
+    slower = Schedule(16, 0.01, warmup=3, average=0.9)
+    assert run(loop(tmp_path, identity=IDENTITY, schedule=slower), resume=True).step == 16
+    rates = [json.loads(line)["rate"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert rates[12:] == pytest.approx([slower.rate * slower.factor(step) for step in range(12, 16)])
+
+
+def test_a_run_that_is_resumed_with_fewer_steps_keeps_its_best(tmp_path: Path) -> None:
+    expected = weights(run(loop(tmp_path)))
+    state = run(loop(tmp_path, seed=3, schedule=Schedule(8, 0.02, warmup=3, average=0.9)), resume=True)
+    assert state.step == 12
+    assert_same(weights(state), expected)
+
+
 def test_without_resume_a_run_starts_again(tmp_path: Path) -> None:
     first = weights(run(loop(tmp_path)))
     assert_same(weights(run(loop(tmp_path))), first)
     assert steps_of(tmp_path) == list(range(1, 13))
+
+
+def test_a_run_that_starts_again_never_goes_on_from_what_was_there(tmp_path: Path) -> None:
+    expected = weights(run(loop(tmp_path / "one")))
+    run(loop(tmp_path / "two", seed=5))
+    with pytest.raises(Killed):
+        run(loop(tmp_path / "two", batch=killed_in(2)))
+    assert_same(weights(run(loop(tmp_path / "two"), resume=True)), expected)
 
 
 def test_two_seeds_give_two_networks(tmp_path: Path) -> None:

@@ -89,7 +89,23 @@ def test_a_valid_network_gives_the_core_of_its_window(depth):
 
 
 @pytest.mark.parametrize(
-    "change", [{"norm": "layer"}, {"padding": "full"}, {"depth": 0}, {"classes": 1}, {"padding": "valid", "up": "resize"}]
+    "change",
+    [
+        {"norm": "layer"},
+        {"norm": []},
+        {"padding": "full"},
+        {"padding": "valid", "up": "resize"},
+        {"classes": 1},
+        {"classes": 257},
+        {"depth": 0},
+        {"depth": 2.0},
+        {"depth": "2"},
+        {"filters": 1025},
+        {"filters": 1024, "depth": 5},
+        {"channels": 2000},
+        {"dropout": 1.5},
+    ],
+    ids=str,
 )
 def test_impossible_networks_are_refused(change):
     with pytest.raises(ModelError):
@@ -208,6 +224,71 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     (task,) = i2i_tasks()
     with pytest.raises(ModelError, match="do not fit"):
         task.load(SegmentOptions(), open_model(path), Runtime())
+
+
+def test_tensors_that_are_missing_or_too_many_are_named(tmp_path):
+    header = open_model(write_model(tmp_path / "m.safetensors", SMALL)).config
+    tensors = UNet(SMALL).state_dict()
+    (task,) = i2i_tasks()
+    for name, changed in (
+        ("head.bias is missing", {key: value for key, value in tensors.items() if key != "head.bias"}),
+        ("head.scale is not part of it", tensors | {"head.scale": torch.ones(3)}),
+        ("head.bias is 4, should be 3", tensors | {"head.bias": torch.ones(4)}),
+    ):
+        save_model(tmp_path / "n.safetensors", changed, header)
+        with pytest.raises(ModelError, match=name) as caught:
+            task.load(SegmentOptions(), open_model(tmp_path / "n.safetensors"), Runtime())
+        assert "n.safetensors" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_header_of_an_enormous_network_takes_no_memory(tmp_path, monkeypatch):
+    enormous = replace(SMALL, depth=8, filters=64)  # 2 billion parameters
+    path = write_model(tmp_path / "m.safetensors", SMALL, network=enormous.as_mapping())
+    (task,) = i2i_tasks()
+    built = []
+    monkeypatch.setattr("i2i_unet.predictor.UNet", lambda config: built.append(UNet(config)) or built[-1])
+    with pytest.raises(ModelError, match="do not fit"):
+        task.load(SegmentOptions(), open_model(path), Runtime())
+    assert all(parameter.is_meta for parameter in built[0].parameters())
+
+
+def test_a_loaded_network_has_the_files_weights_in_full_precision(tmp_path):
+    model = open_model(write_model(tmp_path / "m.safetensors", SMALL))
+    (task,) = i2i_tasks()
+    loaded = task.load(SegmentOptions(), model, Runtime()).network.state_dict()
+    stored = model.tensors()
+    assert loaded.keys() == stored.keys()
+    for name, tensor in loaded.items():
+        counter = name.endswith("num_batches_tracked")
+        assert tensor.dtype == (torch.int64 if counter else torch.float32) and torch.equal(tensor, stored[name].to(tensor.dtype))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"network": 5}, "no U-Net"),
+        ({"network": {"depth": 400}}, "depth 400"),
+        ({"normalization": None}, "normalization is missing"),
+        ({"normalization": {"method": "magic"}}, "magic"),
+        ({"normalization": {"low": "dark"}}, "percentiles"),
+        ({"class_names": None}, "3 names"),
+        ({"class_names": ["one", "two"]}, "3 names"),
+        ({"class_names": [1, 2, 3]}, "3 names"),
+        ({"label_rule": []}, "label_rule must be an object"),
+        ({"label_rule": {"colour": 1}}, "label_rule must be an object"),
+        ({"label_rule": {"interior": 3}}, "interior 3 must be"),
+        ({"label_rule": {"interior": None}}, "interior None must be"),
+        ({"label_rule": {"dilate": "far"}}, "dilate 'far' must be"),
+    ],
+    ids=str,
+)
+def test_a_header_that_cannot_be_used_is_one_line(change, told, tmp_path):
+    path = write_model(tmp_path / "m.safetensors", SMALL, **change)
+    (task,) = i2i_tasks()
+    with pytest.raises(ModelError) as caught:
+        task.load(SegmentOptions(), open_model(path), Runtime())
+    text = str(caught.value)
+    assert text.startswith(f"{path}: ") and told in text and "i2i train segment" in text and "\n" not in text
 
 
 def test_a_model_of_another_task_is_refused(tmp_path):

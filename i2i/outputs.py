@@ -1,0 +1,117 @@
+"""What can be refused of the outputs before the first image is touched, and which of them are complete already."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from i2i.canvas import partial_folder
+from i2i.contracts import Exporter, Format, Task
+from i2i.errors import OutputError, UsageError
+from i2i.formats import format_for_output
+from i2i.options import RunOptions
+from i2i.session import Item
+
+
+def check(
+    items: Sequence[Item], run: RunOptions, formats: Sequence[Format], task: Task, exporters: Mapping[str, Exporter]
+) -> None:
+    """Raises ``UsageError`` or ``OutputError`` for outputs that cannot be, that are in each other's way or there already."""
+    for item in items:
+        form = format_for_output(item.output, formats)
+        if form.lossy and not task.lossy:
+            raise UsageError(f"{item.output}: {form.name} loses what {task.name} measures; use .png or .tif")
+        for name, path in item.exports.items():
+            _check_suffix(exporters[name], path)
+    _refuse_collisions(items)
+    _refuse_inputs(items)
+    if not (run.overwrite or run.dry_run):
+        _refuse_existing(items, run)
+
+
+def _check_suffix(exporter: Exporter, path: Path) -> None:
+    known = exporter.suffixes
+    if known and path.suffix.lower() not in known:
+        raise UsageError(f"--{exporter.name} {path}: end it with {', '.join(known[:-1])} or {known[-1]}")
+
+
+def _files(item: Item) -> list[Path]:
+    return [item.output, *item.exports.values()]
+
+
+def _refuse_collisions(items: Sequence[Item]) -> None:
+    taken: dict[Path, Item] = {}
+    for item in items:
+        for path in _files(item):
+            place = Path(os.path.abspath(path))
+            if taken.get(place) is item:
+                raise UsageError(f"{path}: is to hold two results; give each a path of its own")
+            if place in taken:
+                raise UsageError(f"{taken[place].name} and {item.name} would both write {path}; rename one, or run them apart")
+            taken[place] = item
+
+
+def _refuse_inputs(items: Sequence[Item]) -> None:
+    sources = {_identity(item.path): item for item in items}
+    for item in items:
+        for path in _files(item):
+            if (known := _identity(path)) and known in sources:
+                raise UsageError(f"{path}: the output is the input {sources[known].name}; choose another path")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Device and inode, the same for links to one file; None where there is nothing."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+# ------------------------------------------------------------------------------------------------- what is there already
+
+
+def complete_output(item: Item, run: RunOptions) -> Path | None:
+    """The output of an item that is to be left alone: it is there, whole (files get their names only when complete, the
+    output after its exports). Raises ``OutputError`` when an export that is asked for is not there with it."""
+    there = _kept_output(item, run)
+    missing = [path for path in item.exports.values() if there and not path.exists()]
+    if missing:
+        raise OutputError(f"{there}: complete, but {missing[0]} is missing; --overwrite computes both again")
+    return there
+
+
+def _kept_output(item: Item, run: RunOptions) -> Path | None:
+    if not (run.skip_existing or run.resume) or run.overwrite or partial_folder(item.output).exists():
+        return None
+    return next((path for path in (item.output, item.fallback) if path is not None and path.exists()), None)
+
+
+def _refuse_existing(items: Sequence[Item], run: RunOptions) -> None:
+    """No file that is there is written over; those of complete items stay."""
+    todo = [item for item in items if complete_output(item, run) is None]
+    existing = [path for item in todo for path in _in_the_way(item, run) if path.exists()]
+    if existing:
+        more = f" ({len(existing)} such)" if len(existing) > 1 else ""
+        keeping = run.skip_existing or run.resume
+        cure = " and its image is still to be computed; --overwrite replaces it" if keeping else "; --overwrite replaces it"
+        raise OutputError(f"{existing[0]}: exists{more}{cure}" + ("" if keeping else ", --skip-existing leaves it"))
+
+
+def _in_the_way(item: Item, run: RunOptions) -> list[Path]:
+    """The files that an item would write over. None when a killed run goes on that was to replace them: its output is there."""
+    replacing = run.resume and partial_folder(item.output).exists() and item.output.exists()
+    return [] if replacing else _files(item)
+
+
+def check_folders(item: Item) -> None:
+    """Raises ``OutputError`` when a folder that the item needs cannot be made; makes none."""
+    for path in _files(item):
+        folder = path.parent
+        there = next((place for place in (folder, *folder.parents) if place.exists()), folder)
+        if not there.is_dir():
+            raise OutputError(f"{there}: cannot be made: it is a file; choose another place")
+        if not os.access(there, os.W_OK | os.X_OK):
+            what = f"{path}: cannot be written" if there == folder else f"{folder}: cannot be made"
+            raise OutputError(f"{what}: Permission denied; choose another place")
