@@ -176,8 +176,8 @@ def test_an_interrupted_run_that_kept_work_says_how_to_go_on(segment, folder, mo
     monkeypatch.setattr(session, "run_job", run)
     refused(segment("a.tif"), 1, "a-segment.tif.i2i-partial", "--resume", "--overwrite")
     refused(segment("a.tif", "--resume", "--seed", "1"), 1, "a-segment.tif.i2i-partial", "another", "--overwrite")
-    done(segment("a.tif", "--resume"))
-    assert files(folder) == ["a-segment.tif", "a.tif"]
+    done(segment("a.tif", "--resume", "--csv", "a.csv"))
+    assert files(folder) == ["a-segment.tif", "a.csv", "a.tif"]
     assert load("a-segment.tif").shape == (900, 900)
 
 
