@@ -165,9 +165,12 @@ class Session:
                 if self.run.dry_run:
                     result.status, result.plan = reports.PLANNED, {**result.plan, "seconds": reports.estimate(job)}
                     return result
+                warnings += _inexact(plan)
+                self._refuse_warnings(warnings, item.name)
                 outcome = run_job(job)
                 clock.lap("compute")
                 result.verified = self._verify(job)
+                clock.lap("verify")
                 result.warnings = [*warnings, *outcome.warnings, *_missing_tiles(source)]
                 self._refuse_warnings(result.warnings, item.name)
                 result.output = str(self._publish(work, job, outcome))
@@ -290,6 +293,13 @@ def _moved(item: Item, path: Path) -> list[str]:
     """A warning when the result is not where it was asked for."""
     foreseen = path in (item.output, item.fallback)
     return [] if foreseen else [f"too many objects for {item.output.name}; written to {path}"]
+
+
+def _inexact(plan: Plan) -> list[str]:
+    """A warning when no tiling of this network can be the whole-image result."""
+    if plan.exact:
+        return []
+    return ["this model depends on all it sees, so its windows are blended: not the same as the whole image in one window"]
 
 
 def _missing_tiles(source: Source) -> list[str]:

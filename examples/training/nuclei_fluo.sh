@@ -4,7 +4,7 @@
 #   sh examples/training/nuclei_fluo.sh DATA OUTPUT.safetensors
 #
 # DATA holds train/images, train/masks (object ids, 16-bit PNG) and test/images, test/masks.
-# 2 cores, AVX-512 BF16: about 35 minutes. Killed? The same line with RESUME=--resume before it goes on.
+# 2 cores, AVX-512 BF16: about 30 minutes when nothing else runs. Killed? The same line with RESUME=--resume before it goes on.
 set -eu
 data=$1
 model=$2

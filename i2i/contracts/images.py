@@ -94,7 +94,6 @@ class Footprint:
     scale: int = 1
     channels_in: int = 1
     channels_out: int = 1
-    dtype: str = "float32"
     merge: Literal["crop", "blend"] = "crop"
     norm_scope: Literal["pixel", "image"] = "pixel"
     fixed_tile: int | None = None

@@ -12,7 +12,7 @@ from torch import nn
 
 import i2i
 from i2i.contracts import Runtime
-from i2i.errors import ModelError
+from i2i.errors import InputError, ModelError
 from i2i.formats import open_image
 from i2i.metrics import object_figures
 from i2i.models import find_model, open_model, save_model
@@ -160,6 +160,16 @@ def _footprint(config):
     from i2i_unet import network
 
     return network.footprint(config)
+
+
+def test_a_network_that_cannot_tile_exactly_says_so(tmp_path):
+    model = write_model(tmp_path / "m.safetensors", replace(SMALL, norm="instance"))
+    image = SAMPLES / "nuclei.png"
+    tiled = i2i.run("segment", image, tmp_path / "tiled.png", model=model, tile=128)
+    assert any("not the same as the whole image" in warning for warning in tiled.warnings)
+    assert not i2i.run("segment", image, tmp_path / "whole.png", model=model).warnings
+    with pytest.raises(InputError, match="--strict"):
+        i2i.run("segment", image, tmp_path / "strict.png", model=model, tile=128, strict=True)
 
 
 # ------------------------------------------------------------------------------------------------- targets and losses
