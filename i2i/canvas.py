@@ -246,4 +246,5 @@ def layer_spec(spec: ImageSpec, channels: int, dtype: str, scale: int = 1, names
         planes=(),
         levels=(),
         notes=(),
+        tiling=None,
     )

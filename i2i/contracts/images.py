@@ -23,6 +23,7 @@ class ImageSpec:
     ``dtype``: numpy's name. ``pixel_size``: height and width of a pixel in micrometres. ``planes``: the axes besides Y, X
     and channels with their lengths, outermost first, such as ``(("t", 3), ("z", 15))``. ``levels``: (height, width) of
     each resolution, full size first; empty means one. ``notes``: what the reader had to assume; each becomes a warning.
+    ``tiling``: height and width of the tiles, strips or chunks that the file stores, where it has any.
     """
 
     height: int
@@ -34,6 +35,7 @@ class ImageSpec:
     planes: tuple[tuple[str, int], ...] = ()
     levels: tuple[tuple[int, int], ...] = ()
     notes: tuple[str, ...] = ()
+    tiling: tuple[int, int] | None = None
 
     @property
     def region(self) -> Region:

@@ -22,6 +22,7 @@ class ModelCard:
 
     ``file``: a path, for models that come with a plugin; else ``url``, downloaded into the cache. ``sha256``: of the file.
     ``precisions``: those that were measured to keep the task's accuracy. ``default``: the task's choice for its channels.
+    ``pixel_size``: of the images that it was trained on, in micrometres; images of another are resampled to it.
     """
 
     name: str
@@ -38,6 +39,7 @@ class ModelCard:
     not_for: str = ""
     made_by: str = ""
     default: bool = False
+    pixel_size: float | None = None
 
     @staticmethod
     def from_toml(path: Path) -> ModelCard:
@@ -142,11 +144,14 @@ class Task:
 @dataclass(frozen=True)
 class Metadata:
     """What a written file says of itself. ``meaning`` of its pixels; ``record``: model, hash, precision, version ...;
-    ``fingerprint``: hex of the run, from which identifiers are derived so that the same run gives the same bytes."""
+    ``fingerprint``: hex of the run, from which identifiers are derived so that the same run gives the same bytes.
+    ``compression``: one of the format's ``compressions``, or empty for its usual one. ``threads``: that may encode."""
 
     meaning: Meaning
     record: Mapping[str, Any]
     fingerprint: str
+    compression: str = ""
+    threads: int = 1
 
 
 @dataclass(frozen=True)
@@ -154,7 +159,8 @@ class Format:
     """A file format. ``suffixes`` begin with a dot, lower case. ``sniff(head, path)``: whether the first 64 bytes (empty
     for a folder) are of this format. ``open(path)`` gives a source and raises ``InputError``. ``write(path, source, metadata)``
     writes a whole new file at a temporary path that the engine renames. ``dtypes`` and ``channels``: what it can hold; empty
-    means anything.
+    means anything. ``compressions``: the values of ``--compression`` that it knows; ``planes``: whether it holds images of
+    several planes.
     """
 
     name: str
@@ -166,6 +172,8 @@ class Format:
     dtypes: tuple[str, ...] = ()
     channels: tuple[int, ...] = ()
     lossy: bool = False
+    compressions: tuple[str, ...] = ()
+    planes: bool = False
 
 
 @dataclass(frozen=True)

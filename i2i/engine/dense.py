@@ -1,0 +1,64 @@
+"""Networks that give a value for each pixel: stage ``infer``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from i2i.backends import run_batch, to_array
+from i2i.canvas import Layer
+from i2i.contracts import Array, DensePredictor, Output, Predictor, Source
+from i2i.engine.job import Job, Outcome, convert, each_block, layer
+from i2i.engine.labels import label
+from i2i.errors import PluginError
+from i2i.geometry import Block, Grid, Region, Tile
+from i2i.planner import Plan
+from i2i.stitch import Blended, Cropped, Pixels, answer_region, batches, check_answer, tiles_for, window_pixels
+
+
+def compute_region(source: Source, predictor: DensePredictor, grid: Grid, region: Region, plan: Plan) -> Pixels:
+    """The raw output of a region: (height, width, channels_out) float32, times the footprint's scale. A pure function.
+
+    Any region may be asked for; a block's result is that of its region.
+    """
+    footprint, halo = predictor.footprint, grid.rows.halo
+    merged = Blended(footprint, region, halo) if footprint.merge == "blend" else Cropped(footprint, region)
+    for tiles in batches(tiles_for(grid, footprint, region), plan.batch):
+        answers = to_array(run_batch(predictor, read_windows(source, predictor, tiles), plan.runtime))
+        for tile, answer in zip(tiles, answers, strict=True):
+            covered = answer_region(footprint, tile.window, halo)
+            check_answer(footprint, answer, covered)
+            merged.add(tile, covered, answer)
+    return merged.result()
+
+
+def read_windows(source: Source, predictor: Predictor, tiles: Sequence[Tile]) -> list[Array]:
+    return [window_pixels(source, predictor, tile.window) for tile in tiles]
+
+
+def _infer(job: Job, outcome: Outcome, output: Output) -> Layer:
+    """Stage ``infer``: the network's output, converted to what was asked for."""
+    predictor = job.predictor
+    assert isinstance(predictor, DensePredictor)
+    written = layer(job, output.name, output.channels, output.dtype, output.channel_names)
+    grid, scale = job.grid, predictor.footprint.scale
+
+    def work(block: Block) -> None:
+        raw = compute_region(job.source, predictor, grid, block.region, job.plan)
+        written.write(block.region.scaled(scale), convert(predictor, raw, output))
+
+    each_block(job, outcome, "infer", work)
+    return written
+
+
+def run_dense(job: Job) -> Outcome:
+    outcome = Outcome(job.source)
+    assert isinstance(job.predictor, DensePredictor)
+    if job.output.meaning != "labels":
+        outcome.result = _infer(job, outcome, job.output)
+        return outcome
+    rule = job.predictor.label_rule
+    classes = next((output for output in job.predictor.outputs if output.name == "classes"), None)
+    if rule is None or classes is None:
+        raise PluginError(f"the output {job.output.name} means labels, but the predictor has no label_rule or no output classes")
+    label(job, outcome, _infer(job, outcome, classes), rule)
+    return outcome

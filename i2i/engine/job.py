@@ -1,0 +1,87 @@
+"""What the stages of a run share: the job, its outcome, and the loop over blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from i2i.canvas import Canvas, Layer, layer_spec
+from i2i.contracts import Array, DensePredictor, ImagePredictor, Output, Predictor, Source
+from i2i.errors import PluginError
+from i2i.geometry import Block, Grid
+from i2i.planner import Plan
+from i2i.stitch import Pixels
+
+Progress = Callable[[str, float], None]
+"""Told the stage's name and the share of it that is done, 0 .. 1."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image, one kind of result. ``source``: one plane, the channels that the network takes. ``predictor``: prepared."""
+
+    source: Source
+    predictor: Predictor
+    output: Output
+    plan: Plan
+    canvas: Canvas
+    seed: int = 0
+    progress: Progress = lambda stage, share: None
+
+    @property
+    def grid(self) -> Grid:
+        return self.plan.grid(self.source.spec, self.predictor.footprint)
+
+
+@dataclass
+class Outcome:
+    """What a run did. ``result``: the layer to publish; ``objects``: how many labels, None where there are none."""
+
+    result: Source
+    objects: int | None = None
+    computed: int = 0
+    reused: int = 0
+    warnings: list[str] = field(default_factory=list)
+
+
+def each_block(job: Job, outcome: Outcome, stage: str, work: Callable[[Block], None]) -> None:
+    """Do ``work`` for every block that the journal does not name, and name it."""
+    grid, done = job.grid, job.canvas.done(stage)
+    outcome.reused += len(done)
+    for count, block in enumerate(grid.blocks(), 1):
+        if block.index not in done:
+            work(block)
+            job.canvas.mark(stage, block.index)
+            outcome.computed += 1
+        job.progress(stage, count / grid.block_count)
+
+
+def layer(job: Job, name: str, channels: int, dtype: str, names: tuple[str, ...] = ()) -> Layer:
+    scale = job.predictor.footprint.scale
+    height, width = job.grid.block_shape
+    return job.canvas.layer(name, layer_spec(job.source.spec, channels, dtype, scale, names), (height * scale, width * scale))
+
+
+def convert(predictor: DensePredictor | ImagePredictor, raw: Pixels, output: Output) -> Array:
+    """Raw output as ``output`` declares it. Raises ``PluginError`` when the predictor gives another shape or dtype."""
+    pixels = predictor.convert(raw, output)
+    if pixels.shape != (*raw.shape[:2], output.channels) or pixels.dtype != output.dtype:
+        given = f"{pixels.shape} {pixels.dtype}"
+        raise PluginError(f"convert gave {given} where the output {output.name} declares {output.channels} x {output.dtype}")
+    return pixels
+
+
+def label_layer(job: Job, count: int) -> Layer:
+    """The layer of an output that means labels. Raises ``PluginError`` when ``count`` of them do not fit its dtype."""
+    if count > np.iinfo(job.output.dtype).max:
+        raise PluginError(f"{count} objects do not fit the output {job.output.name} of {job.output.dtype}; declare it uint32")
+    return layer(job, job.output.name, 1, job.output.dtype)
+
+
+def stored(job: Job, stage: str, block: int) -> dict[str, Array]:
+    kept = job.canvas.fetch(stage, block)
+    if kept is None:
+        raise PluginError(f"block {block} of stage {stage} is journaled but its data are gone; start again with --overwrite")
+    return kept
