@@ -23,6 +23,7 @@ class ImageSpec:
     ``dtype``: numpy's name. ``pixel_size``: height and width of a pixel in micrometres. ``planes``: the axes besides Y, X
     and channels with their lengths, outermost first, such as ``(("t", 3), ("z", 15))``. ``levels``: (height, width) of
     each resolution, full size first; empty means one. ``notes``: what the reader had to assume; each becomes a warning.
+    ``remarks``: what it does that costs time or room and changes no pixel: shown, and no warning.
     ``tiling``: height and width of the tiles, strips or chunks that the file stores, where it has any.
     """
 
@@ -36,6 +37,7 @@ class ImageSpec:
     levels: tuple[tuple[int, int], ...] = ()
     notes: tuple[str, ...] = ()
     tiling: tuple[int, int] | None = None
+    remarks: tuple[str, ...] = ()
 
     @property
     def region(self) -> Region:
@@ -67,13 +69,15 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Output:
-    """A kind of result that the user asks for with ``--as``: its name, channels, numpy dtype and meaning."""
+    """A kind of result that the user asks for with ``--as``: its name, channels, numpy dtype and meaning. ``keeps_channels``:
+    each channel is made of the input's channel of the same number, and has its name."""
 
     name: str
     channels: int
     dtype: str
     meaning: Meaning
     channel_names: tuple[str, ...] = ()
+    keeps_channels: bool = False
 
 
 @dataclass(frozen=True)

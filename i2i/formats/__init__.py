@@ -1,6 +1,6 @@
 """Image files: which format a file is of by its content, and which one an output's suffix asks for.
 
-Importing this package is quick: tifffile, imagecodecs and Pillow are imported when a file is opened or written.
+Importing this package is quick: tifffile, imagecodecs, zarr and Pillow are imported when a file is opened or written.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from pathlib import Path
 from i2i.contracts import Format, Source
 from i2i.errors import InputError, UsageError
 from i2i.formats.raster import BMP_FORMAT, JPEG_FORMAT, PNG_FORMAT, WEBP_FORMAT
+from i2i.formats.slides import LEICA_FORMAT
 from i2i.formats.tiff import SLIDE_FORMAT, TIFF_FORMAT
 from i2i.formats.views import ArraySource, Noted, View, missing_tiles, select
+from i2i.formats.zarr_read import ZARR_FORMAT
 
 __all__ = [
     "ArraySource", "Noted", "View", "builtin_formats", "detect", "format_for_output", "missing_tiles", "open_image",
@@ -24,7 +26,7 @@ HEAD_BYTES = 64
 
 def builtin_formats() -> tuple[Format, ...]:
     """The formats that come with i2i, in the order in which they are asked whether a file is theirs."""
-    return (SLIDE_FORMAT, TIFF_FORMAT, PNG_FORMAT, JPEG_FORMAT, WEBP_FORMAT, BMP_FORMAT)
+    return (LEICA_FORMAT, SLIDE_FORMAT, TIFF_FORMAT, PNG_FORMAT, JPEG_FORMAT, WEBP_FORMAT, BMP_FORMAT, ZARR_FORMAT)
 
 
 def detect(path: Path, formats: Iterable[Format]) -> Format:
@@ -35,7 +37,7 @@ def detect(path: Path, formats: Iterable[Format]) -> Format:
     if found is not None:
         return found
     if path.is_dir():
-        raise InputError(f"{path}: is a folder, not an image; name a file in it")
+        raise InputError(f"{path}: is a folder without an image (nor Zarr metadata: zarr.json, .zgroup); name a file in it")
     if not head:
         raise InputError(f"{path}: the file is empty; get a complete copy")
     names = ", ".join(dict.fromkeys(item.name for item in formats))

@@ -26,6 +26,8 @@ DAMAGED = (
     struct.error,
 )
 """What tifffile, imagecodecs, Pillow and struct raise for a file that they cannot read."""
+MUTE = (TypeError, AttributeError, AssertionError, LookupError)
+"""Those whose text says something of their code, and nothing of the file."""
 
 
 def one_line(error: BaseException, length: int = 160) -> str:
@@ -53,7 +55,8 @@ def _reason(error: BaseException, kind: str) -> str:
         return f"needs a codec that is not installed ({detail}); pip install imagecodecs"
     if isinstance(error, NotImplementedError) or "not supported" in detail:
         return f"this kind of {kind} is not supported ({detail}); save it with another compression, such as deflate"
-    return f"truncated or damaged {kind} ({detail}); get a good copy, or save it again"
+    said = "" if isinstance(error, MUTE) else f" ({detail})"
+    return f"truncated or damaged {kind}{said}; get a good copy, or save it again"
 
 
 def quieten_tifffile() -> None:

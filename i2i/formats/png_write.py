@@ -16,7 +16,10 @@ from i2i.contracts import Array, Source
 from i2i.geometry import Region
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-BAND_BYTES = 8 * 2**20
+BAND_BYTES = 32 * 2**20
+"""What is read from the source at once: rows."""
+FILTER_BYTES = 2**20
+"""What is filtered at once: several times as much is held meanwhile."""
 LEVEL = 6
 COLOUR_TYPES = {1: 0, 3: 2}
 
@@ -41,17 +44,18 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def _filtered(source: Source) -> Iterator[bytes]:
-    """The bytes of bands of rows, top to bottom, each row behind the number of its filter."""
+    """The bytes of some rows after the others, top to bottom, each row behind the number of its filter."""
     spec = source.spec
     pixel = spec.channels * np.dtype(spec.dtype).itemsize
-    band = max(1, BAND_BYTES // (spec.width * pixel))
+    band, some = (max(1, size // (spec.width * pixel)) for size in (BAND_BYTES, FILTER_BYTES))
     above = np.zeros((1, spec.width * pixel), np.uint8)
     for y in range(0, spec.height, band):
         pixels = source.read(Region(y, 0, min(band, spec.height - y), spec.width))
-        rows = np.ascontiguousarray(pixels, np.dtype(spec.dtype).newbyteorder(">")).view(np.uint8)
-        rows = rows.reshape(len(pixels), -1)
-        yield _best(rows, np.concatenate([above, rows[:-1]]), pixel).tobytes()
-        above = rows[-1:].copy()
+        for top in range(0, len(pixels), some):
+            part = np.ascontiguousarray(pixels[top : top + some], np.dtype(spec.dtype).newbyteorder(">"))
+            rows = part.view(np.uint8).reshape(len(part), -1)
+            yield _best(rows, np.concatenate([above, rows[:-1]]), pixel).tobytes()
+            above = rows[-1:].copy()
 
 
 def _best(rows: Array, above: Array, pixel: int) -> Array:

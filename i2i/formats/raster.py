@@ -1,29 +1,40 @@
-"""PNG, JPEG, WebP and BMP: decoded whole, once, at the first read. Their sizes are bounded by Pillow's pixel limit."""
+"""PNG, JPEG, WebP and BMP: decoded whole, once, at the first read. Their sizes are bounded by Pillow's pixel limit.
+
+A large image does not stay in memory: block by block it goes to a scratch file, and is read from there by region.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from i2i.contracts import Array, Format, ImageSpec
+from i2i.contracts import Array, Format, ImageSpec, Source
 from i2i.errors import InputError
 from i2i.formats import raster_write
 from i2i.formats.colour import bits_to_grey
 from i2i.formats.guard import DAMAGED, guard
 from i2i.formats.orientation import Orientation
+from i2i.formats.scratch import Scratch
 from i2i.formats.tiff_metadata import LARGEST_TRUSTED
+from i2i.formats.views import ArraySource
 from i2i.geometry import Region
 
 ORIENTATION, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 274, 282, 283, 296
 GREY_MODES = {"1": "uint8", "L": "uint8", "LA": "uint8", "La": "uint8", "I": "int32", "F": "float32"}
 ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
+MEMORY = 64 * 2**20
+"""Decoded images above this many bytes go to a scratch file."""
+BLOCK = 512, 4096
+"""Height and width of what is moved at once."""
+SPOOLED = "decoded whole: copied once to a scratch file"
 _ONE_AT_A_TIME = threading.RLock()
 """Python's warning filters belong to the whole process: two threads that change them would leave them changed."""
 
@@ -34,7 +45,7 @@ class RasterSource:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self._pixels: Array | None = None
+        self._pixels: Source | None = None
         with _opened(path) as image:
             self._deep, colour_type = _png_header(path) if image.format == "PNG" else (False, 0)
             self._grey = image.mode in GREY_MODES or image.mode.startswith("I;16")
@@ -47,7 +58,7 @@ class RasterSource:
     def _describe(self, image: Any, exif: dict[int, Any]) -> ImageSpec:
         height, width = self._orientation.size(image.height, image.width)
         deep = self._deep or image.mode.startswith("I;16")
-        return ImageSpec(
+        spec = ImageSpec(
             height=height,
             width=width,
             channels=1 if self._grey else 3,
@@ -55,20 +66,52 @@ class RasterSource:
             pixel_size=_pixel_size(image, exif),
             notes=_notes(image),
         )
+        return dataclasses.replace(spec, remarks=(SPOOLED,)) if spec.bytes > MEMORY else spec
 
     def read(self, region: Region, plane: int = 0, level: int = 0) -> Array:
         """See :class:`i2i.contracts.Source`."""
         with self._lock:
             if self._pixels is None:
-                stored = self._decode_deep() if self._deep else self._decode()
-                self._pixels = np.ascontiguousarray(self._orientation.apply(stored))
-        return self._pixels[region.slices]
+                with self._decoded() as part:
+                    self._pixels = self._kept(part)
+            pixels = self._pixels
+        return pixels.read(region)
 
-    def _decode(self) -> Array:
-        """(H, W, C) as stored, through Pillow."""
+    @contextmanager
+    def _decoded(self) -> Iterator[Callable[[Region], Array]]:
+        """Gives the stored pixels (height, width, channels) of a region."""
+        if self._deep:
+            pixels = self._decode_deep()
+            yield lambda region: pixels[region.slices]
+            return
         with _opened(self._path) as image:
             image.load()
-            pixels = np.asarray(image if _kept(image.mode) else image.convert("RGB"))
+            yield lambda region: self._converted(image.crop((region.x, region.y, region.right, region.bottom)))
+
+    def _kept(self, part: Callable[[Region], Array]) -> Source:
+        """The picture, upright: in memory, or in a scratch file."""
+        spec = self.spec
+        if spec.bytes <= MEMORY:
+            pixels = np.empty((spec.height, spec.width, spec.channels), spec.dtype)
+            for block in _blocks(spec.region):
+                pixels[block.slices] = self._upright(part, block)
+            return ArraySource(pixels)
+        scratch = Scratch(spec)
+        try:
+            for block in _blocks(spec.region):
+                scratch.write(block, self._upright(part, block))
+        except BaseException:
+            scratch.close()
+            raise
+        return scratch
+
+    def _upright(self, part: Callable[[Region], Array], region: Region) -> Array:
+        height, width = self._orientation.size(self.spec.height, self.spec.width)
+        return self._orientation.apply(part(self._orientation.stored(region, height, width)))
+
+    def _converted(self, image: Any) -> Array:
+        """A Pillow image as (H, W, C) of the wanted channels."""
+        pixels = np.asarray(image if _usable(image.mode) else image.convert("RGB"))
         if pixels.dtype == bool:
             pixels = bits_to_grey(pixels)
         pixels = pixels if pixels.ndim == 3 else pixels[..., np.newaxis]
@@ -89,10 +132,19 @@ class RasterSource:
 
     def close(self) -> None:
         """Give the pixels up."""
-        self._pixels = None
+        with self._lock:
+            if self._pixels is not None:
+                self._pixels.close()
+            self._pixels = None
 
 
-def _kept(mode: str) -> bool:
+def _blocks(image: Region) -> Iterator[Region]:
+    for y in range(0, image.height, BLOCK[0]):
+        for x in range(0, image.width, BLOCK[1]):
+            yield Region(y, x, *BLOCK).intersect(image)
+
+
+def _usable(mode: str) -> bool:
     """Whether an array of this Pillow mode begins with the channels that are wanted."""
     return mode in GREY_MODES or mode.startswith("I;16") or mode in ("RGB", "RGBA", "RGBX")
 

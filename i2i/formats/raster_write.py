@@ -9,11 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from i2i.contracts import Array, ImageSpec, Metadata, Source
+from i2i.contracts import ImageSpec, Metadata, Source
 from i2i.errors import OutputError
 from i2i.formats import png_write
+from i2i.geometry import Region
 
 JPEG_SIDE, WEBP_SIDE = 65_500, 16_383
+PIXEL_LIMIT = 178_956_970
+"""Of a picture that is encoded whole in memory: what Pillow reads without being told to."""
+BAND_BYTES = 16 * 2**20
 QUALITY = 95
 DESCRIPTION, SOFTWARE, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 270, 305, 282, 283, 296
 CENTIMETRE = 3
@@ -28,29 +32,26 @@ def write_png(path: Path, source: Source, metadata: Metadata) -> None:
 
 def write_jpeg(path: Path, source: Source, metadata: Metadata) -> None:
     """uint8, 1 or 3 channels, quality 95. The pixel size and the record (ImageDescription, JSON) go to EXIF."""
-    from PIL import Image
-
     _check(path, source.spec, ("uint8",), (1, 3), JPEG_SIDE)
-    pixels = _pixels(source)
+    picture = _picture(source)
     exif = _exif(source.spec, metadata, limit=60_000)
     with path.open("wb") as file:
-        Image.fromarray(pixels).save(file, "JPEG", quality=QUALITY, subsampling=0, optimize=False, exif=exif)
+        picture.save(file, "JPEG", quality=QUALITY, subsampling=0, optimize=False, exif=exif)
 
 
 def write_webp(path: Path, source: Source, metadata: Metadata) -> None:
     """uint8, 3 channels, quality 95. The pixel size and the record (ImageDescription, JSON) go to EXIF."""
-    from PIL import Image
-
     _check(path, source.spec, ("uint8",), (3,), WEBP_SIDE)
-    pixels = _pixels(source)
+    picture = _picture(source)
     with path.open("wb") as file:
-        Image.fromarray(pixels).save(file, "WEBP", quality=QUALITY, method=4, exif=_exif(source.spec, metadata))
+        picture.save(file, "WEBP", quality=QUALITY, method=4, exif=_exif(source.spec, metadata))
 
 
 def _check(path: Path, spec: ImageSpec, dtypes: tuple[str, ...], channels: tuple[int, ...], side: int | None = None) -> None:
-    """Raise ``OutputError`` for what the format cannot hold; ``side``: the most pixels along one."""
+    """Raise ``OutputError`` for what the format cannot hold; ``side``: the most pixels along one, of a
+    format that is encoded whole."""
     if spec.plane_count != 1:
-        raise OutputError(f"{path}: one plane at a time is written, and the image has {spec.plane_count}; choose one")
+        raise OutputError(f"{path}: {path.suffix} holds one plane, and the image has {spec.plane_count}; write a .tif")
     if spec.dtype not in dtypes or spec.channels not in channels:
         counts = " or ".join(map(str, channels))
         raise OutputError(
@@ -59,12 +60,21 @@ def _check(path: Path, spec: ImageSpec, dtypes: tuple[str, ...], channels: tuple
         )
     if side is not None and max(spec.height, spec.width) > side:
         raise OutputError(f"{path}: {path.suffix} holds at most {side:,} pixels a side; write a .tif")
+    if side is not None and spec.height * spec.width > PIXEL_LIMIT:
+        raise OutputError(f"{path}: {path.suffix} is read up to {PIXEL_LIMIT:,} pixels; write a .tif")
 
 
-def _pixels(source: Source) -> Array:
-    """The whole image: (H, W) or (H, W, 3)."""
-    pixels = np.ascontiguousarray(source.read(source.spec.region))
-    return pixels[..., 0] if source.spec.channels == 1 else pixels
+def _picture(source: Source) -> Any:
+    """The whole image in Pillow's memory, and nowhere else: it is read in bands of rows."""
+    from PIL import Image
+
+    spec = source.spec
+    picture = Image.new("L" if spec.channels == 1 else "RGB", (spec.width, spec.height))
+    rows = max(1, BAND_BYTES // (spec.width * spec.channels))
+    for y in range(0, spec.height, rows):
+        band = np.ascontiguousarray(source.read(Region(y, 0, min(rows, spec.height - y), spec.width)))
+        picture.paste(Image.fromarray(band[..., 0] if spec.channels == 1 else band), (0, y))
+    return picture
 
 
 def _record(metadata: Metadata) -> str:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from i2i.contracts import Array, ImageSpec
+from i2i.errors import OutputError
 from i2i.files import writing
 from i2i.geometry import Region
 
@@ -32,10 +34,22 @@ class Scratch:
         self._shape = (min(TILE, spec.height), min(TILE, spec.width), spec.channels)
         self._bytes = int(np.prod(self._shape)) * self._dtype.itemsize
         self._written: set[int] = set()
-        self._place = Path(folder or tempfile.gettempdir())
-        with writing(self._place):
+        self._folder = folder
+        with self._writing():
             self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115  # open as long as the pixels are wanted
-            self._file.truncate(self._bytes * -(-spec.height // self._shape[0]) * -(-spec.width // self._shape[1]))
+            try:
+                self._file.truncate(self._bytes * -(-spec.height // self._shape[0]) * -(-spec.width // self._shape[1]))
+            except BaseException:
+                self._file.close()
+                raise
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            with writing(Path(self._folder or tempfile.gettempdir())):
+                yield
+        except OutputError as error:
+            raise OutputError(f"{error}{' (TMPDIR)' if self._folder is None else ''}") from error.__cause__
 
     def _tiles(self, region: Region) -> Iterator[tuple[int, Region, Region]]:
         """Where each tile that ``region`` touches begins in the file, its place, and the part of it in the region."""
@@ -54,24 +68,28 @@ class Scratch:
         return pixels
 
     def write(self, region: Region, pixels: Array) -> None:
-        """Replace the pixels of ``region``: (height, width, channels) of the spec's dtype."""
+        """Replace the pixels of ``region``: (height, width, channels) of the spec's dtype. Quickest for whole tiles, and for
+        bands of any height as wide as the image."""
         for start, place, part in self._tiles(region):
             given = pixels[part.relative_to(region).slices]
-            if part == place:
-                tile = np.ascontiguousarray(given, self._dtype)
+            if start not in self._written and not given.any():  # what is 0 takes no place on the disk
+                continue
+            self._written.add(start)
+            if part.x == place.x and part.right == min(place.right, self.spec.width):
+                rows, above = np.zeros((part.height, *self._shape[1:]), self._dtype), part.y - place.y
+                rows[:, : part.width] = given
+                self._store(rows, start + above * rows[0].nbytes)
             else:
                 tile = self._load(start).copy()
                 tile[part.relative_to(place).slices] = given
-            if start in self._written or tile.any():  # what is 0 takes no place on the disk
-                self._written.add(start)
                 self._store(tile, start)
 
     def _load(self, start: int) -> Array:
         return np.frombuffer(os.pread(self._file.fileno(), self._bytes, start), self._dtype).reshape(self._shape)
 
-    def _store(self, tile: Array, start: int) -> None:
-        view = memoryview(tile.tobytes())
-        with writing(self._place):
+    def _store(self, rows: Array, start: int) -> None:
+        view = memoryview(rows.tobytes())
+        with self._writing():
             while view:
                 written = os.pwrite(self._file.fileno(), view, start)
                 view, start = view[written:], start + written

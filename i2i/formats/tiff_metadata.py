@@ -1,4 +1,4 @@
-"""Pixel size and channel names from what TIFF writers leave in a file: OME-XML, ImageJ, Aperio, resolution tags."""
+"""Pixel size and channel names from what TIFF writers leave in a file: OME-XML, ImageJ, Aperio, Philips, resolution tags."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OME_LIMIT = 10**7
 
 def pixel_size(tiff: Any, page: Any) -> PixelSize | None:
     """Height and width of a stored pixel of the page, in micrometres; None where nothing trustworthy says so."""
-    for source in (_from_ome, _from_imagej, _from_aperio, _from_resolution):
+    for source in (_from_ome, _from_imagej, _from_aperio, _from_philips, _from_resolution):
         size = source(tiff, page)
         if size is not None and all(math.isfinite(side) and 1e-5 < side < 1e5 for side in size):
             return size
@@ -91,6 +91,16 @@ def _from_aperio(tiff: Any, page: Any) -> PixelSize | None:
     found = re.search(r"\|\s*MPP\s*=\s*([\d.]+)", page.description) if page.is_svs else None
     try:
         return (float(found[1]),) * 2 if found else None
+    except ValueError:
+        return None
+
+
+def _from_philips(tiff: Any, page: Any) -> PixelSize | None:
+    """The smallest of the sizes that it gives for its levels and other pictures: millimetres, down and across."""
+    name, number = r'Name\s*=\s*"DICOM_PIXEL_SPACING"[^<>]*>', r'\s*(?:"|&quot;)?([\d.eE+-]{1,30})(?:"|&quot;)?'
+    found = re.findall(rf"{name}{number}\s{number}\s*<", tiff.pages.first.description) if tiff.is_philips else []
+    try:
+        return min(((float(down) * 1e3, float(across) * 1e3) for down, across in found), default=None)
     except ValueError:
         return None
 

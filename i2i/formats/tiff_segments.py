@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from i2i.contracts import Array
+from i2i.cores import available_cores
 from i2i.errors import InputError
+from i2i.formats.codestreams import declared_area
+from i2i.formats.streams import EXPANSION, opener
 from i2i.geometry import Region
 
-SEGMENT_LIMIT = 2**30
-"""The largest decoded tile or strip, in bytes: more is a damaged header, or a file that only a rewrite makes usable."""
+SEGMENT_LIMIT = 2**29
+"""The largest tile or strip, in bytes as stored and as decoded, of a compression that is not read as a stream."""
 CACHE_BYTES = 64 * 2**20
-JPEG, JPEG_2000 = (6, 7, 33007, 34892), (33003, 33004, 33005, 34712)
+WINDOW_ROWS = 2560
+"""Of the tallest windows that are read side by side."""
+CHUNK = 2**20
+"""What is read at once of a segment that is decoded as a stream."""
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class SegmentGrid:
     """How pages are cut into segments. Lengths in pixels; ``samples`` are interleaved in a segment, and ``separate``
-    counts the sample planes stored one after the other. ``raw``: strips of plain values, read without decoding."""
+    counts the sample planes stored one after the other. ``raw``: strips of plain values, read without decoding.
+    ``itemsize``: bytes of a decoded value. ``row_bytes``: of a segment's row, as it is before compression. ``expansion``: the
+    most bytes of a row that one stored byte can stand for; 0 where segments cannot be decoded as a stream. ``pages``: how many of
+    them one read takes together."""
 
     height: int
     width: int
@@ -37,20 +49,34 @@ class SegmentGrid:
     segment_width: int
     segment_depth: int
     raw: bool
+    itemsize: int
+    row_bytes: int
+    expansion: int
+    tiled: bool
+    pages: int
 
     @staticmethod
-    def of(page: Any) -> SegmentGrid:
-        """From a tifffile page."""
+    def of(page: Any, pages: int) -> SegmentGrid:
+        """From a tifffile page, of which a read takes ``pages``."""
         contiguous = page.planarconfig == 1 or page.samplesperpixel == 1
         tiled = page.is_tiled
-        height, width = (page.tilelength, page.tilewidth) if tiled else (page.rowsperstrip, page.imagewidth)
+        strip = min(page.rowsperstrip, page.imagelength), page.imagewidth
+        height, width = (page.tilelength, page.tilewidth) if tiled else strip
         separate, samples = (1, page.samplesperpixel) if contiguous else (page.samplesperpixel, 1)
         plain = page.compression == 1 and page.predictor == 1 and page.fillorder == 1 and page.sampleformat != 5
         raw = plain and not tiled and page.bitspersample in (8, 16, 32, 64) and not page.is_subsampled
+        depth, bits = page.tiledepth if tiled else 1, page.bitspersample
+        streamable = isinstance(bits, int) and depth == 1 and opener(page.compression) is not None
+        row, expansion = (-(-width * samples * bits // 8), EXPANSION[page.compression]) if streamable else (0, 0)
         return SegmentGrid(
-            page.imagelength, page.imagewidth, page.imagedepth, separate, samples,
-            height, width, page.tiledepth if tiled else 1, raw,
+            page.imagelength, page.imagewidth, page.imagedepth, separate, samples, height, width, depth, raw,
+            page.dtype.itemsize, row, expansion, tiled, pages,
         )  # fmt: skip
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the image."""
+        return self.height, self.width
 
     @property
     def rows(self) -> int:
@@ -70,9 +96,40 @@ class SegmentGrid:
         return self.separate * self.layers * self.rows * self.columns
 
     @property
-    def values(self) -> int:
-        """Values in one decoded segment."""
-        return self.segment_depth * self.segment_height * self.segment_width * self.samples
+    def segment_bytes(self) -> int:
+        """Of one decoded segment."""
+        return self.segment_depth * self.segment_height * self.segment_width * self.samples * self.itemsize
+
+    @property
+    def giant(self) -> bool:
+        """Whether segments are too large to be decoded for every region that touches them."""
+        return not self.raw and self.segment_bytes > CACHE_BYTES
+
+    @property
+    def streamed(self) -> bool:
+        """Whether they are giant, and decoded band by band."""
+        return self.giant and self.expansion > 0
+
+    @property
+    def wide(self) -> bool:
+        """Whether they are strips of which the cache cannot hold those of a window: each window beside it would decode all of
+        them again."""
+        pixels = min(self.height, WINDOW_ROWS) * self.width * self.samples * self.separate * self.pages
+        return not (self.raw or self.tiled or self.giant) and pixels * self.itemsize > CACHE_BYTES
+
+    def grouped(self, count: int) -> SegmentGrid:
+        """The same strips, each ``count`` of them taken for one."""
+        return dataclasses.replace(self, segment_height=self.segment_height * count)
+
+    @property
+    def threads(self) -> int:
+        """That decode segments at once: what they hold together is bounded."""
+        return min(available_cores(), max(1, CACHE_BYTES // max(1, self.segment_bytes)))
+
+    def rows_held(self, index: int) -> int:
+        """Rows of the image in the segment that stands at ``index`` in the tables."""
+        top = index // self.columns % self.rows * self.segment_height
+        return min(self.segment_height, self.height - top)
 
     def index(self, separate: int, z: int, row: int, column: int) -> int:
         """Where the segment at ``row`` and ``column`` of the grid stands in the page's tables."""
@@ -113,47 +170,68 @@ def checked_table(path: Path, size: int, page: Any, grid: SegmentGrid) -> Segmen
     offsets, counts = offsets[: grid.count], counts[: grid.count]
     absent = (offsets == 0) | (counts == 0)
     offsets, counts = np.where(absent, 0, offsets), np.where(absent, 0, counts)
-    if grid.raw:
-        counts = np.minimum(counts, _check_strips(path, page, grid, counts))
+    if grid.raw or grid.streamed:
+        needed = _needed_bytes(path, grid, counts)
+        counts = np.minimum(counts, needed) if grid.raw else counts
     if (offsets < 0).any() or (counts < 0).any() or (offsets > size - counts).any():
         raise InputError(f"{path}: truncated TIFF: pixel data lie past the end of the file; get a complete copy")
-    if not grid.raw and counts.max(initial=0) > SEGMENT_LIMIT:
-        raise InputError(f"{path}: one tile or strip has over 1 GB of data; save it as a tiled TIFF")
+    if not (grid.raw or grid.streamed) and counts.max(initial=0) > SEGMENT_LIMIT:
+        raise InputError(f"{path}: one tile or strip has over 0.5 GB of data; save it as a tiled TIFF")
     return SegmentTable(path, offsets, counts, page.jpegtables)
 
 
-def _check_strips(path: Path, page: Any, grid: SegmentGrid, counts: Array) -> Array:
-    """The bytes that each plain strip needs; some writers declare more, and fewer is damage."""
-    row = grid.width * grid.samples * page.keyframe.dtype.itemsize
-    tops = np.arange(grid.rows, dtype=np.int64) * grid.segment_height
-    needed = np.tile(np.minimum(grid.height - tops, grid.segment_height) * row, grid.separate * grid.layers)
-    if ((counts < needed) & (counts > 0)).any():
-        raise InputError(f"{path}: damaged TIFF: strips hold fewer bytes than its header says; get a good copy")
-    return needed
+def _needed_bytes(path: Path, grid: SegmentGrid, counts: Array) -> Array:
+    """The plain bytes of each segment's rows, of which fewer than can come from its stored ones is damage. (Some writers
+    declare more.)"""
+    tops = np.arange(grid.rows, dtype=np.float64) * grid.segment_height
+    rows = np.repeat(np.minimum(grid.height - tops, grid.segment_height), grid.columns)
+    needed = np.tile(rows * grid.row_bytes, grid.separate * grid.layers)
+    if ((counts * float(grid.expansion) < needed) & (counts > 0)).any():
+        raise InputError(f"{path}: damaged TIFF: tiles or strips hold fewer bytes than its header says; get a good copy")
+    return needed.astype(np.int64) if grid.raw else counts
 
 
 class SegmentCache:
-    """Decoded segments, those used last, up to ``limit`` bytes; the latest is kept even when it is larger."""
+    """Decoded segments, those used last, up to ``limit`` bytes; the latest is kept even when it is larger. A segment that
+    several threads want at the same moment is made by one of them."""
 
     def __init__(self, limit: int = CACHE_BYTES) -> None:
         self._limit, self._bytes = limit, 0
         self._items: OrderedDict[tuple[int, ...], Array] = OrderedDict()
+        self._making: dict[tuple[int, ...], Future[Array]] = {}
         self._lock = threading.Lock()
 
-    def get(self, key: tuple[int, ...]) -> Array | None:
+    def get(self, key: tuple[int, ...], make: Callable[[], Array]) -> Array:
+        """The segment, or what ``make`` gives, whose error every thread gets that waits for it."""
         with self._lock:
             if key in self._items:
                 self._items.move_to_end(key)
-            return self._items.get(key)
+                return self._items[key]
+            made, mine = self._making.get(key), key not in self._making
+            if made is None:
+                made = self._making[key] = Future()
+        if mine:
+            self._make(key, make, made)
+        return made.result()
 
-    def put(self, key: tuple[int, ...], pixels: Array) -> None:
+    def _make(self, key: tuple[int, ...], make: Callable[[], Array], made: Future[Array]) -> None:
+        try:
+            pixels = make()
+        except BaseException as error:
+            with self._lock:
+                del self._making[key]
+            made.set_exception(error)
+            raise
         with self._lock:
-            if key in self._items:
-                return
-            self._items[key] = pixels
-            self._bytes += pixels.nbytes
-            while self._bytes > self._limit and len(self._items) > 1:
-                self._bytes -= self._items.popitem(last=False)[1].nbytes
+            del self._making[key]
+            self._keep(key, pixels)
+        made.set_result(pixels)
+
+    def _keep(self, key: tuple[int, ...], pixels: Array) -> None:
+        self._items[key] = pixels
+        self._bytes += pixels.nbytes
+        while self._bytes > self._limit and len(self._items) > 1:
+            self._bytes -= self._items.popitem(last=False)[1].nbytes
 
 
 class FileBytes:
@@ -167,9 +245,17 @@ class FileBytes:
     def read(self, offset: int, count: int) -> bytes:
         """``count`` bytes from ``offset``; ``InputError`` when the file has become shorter."""
         data = os.pread(self._file.fileno(), count, offset)
-        if len(data) != count:
-            raise InputError(f"{self.path}: the file ended while it was read; get a complete copy")
+        while len(data) != count:  # the system reads 2 GB at most at once
+            more = os.pread(self._file.fileno(), count - len(data), offset + len(data))
+            if not more:
+                raise InputError(f"{self.path}: the file ended while it was read; get a complete copy")
+            data += more
         return data
+
+    def chunks(self, offset: int, count: int) -> Iterator[bytes]:
+        """The same bytes, ``CHUNK`` at a time."""
+        for start in range(offset, offset + count, CHUNK):
+            yield self.read(start, min(CHUNK, offset + count - start))
 
     def close(self) -> None:
         """May be called again."""
@@ -177,15 +263,18 @@ class FileBytes:
 
 
 def check_stream(data: bytes, compression: int, grid: SegmentGrid) -> None:
-    """Refuse a JPEG or JPEG 2000 stream that declares far more pixels than its tile: decoders allocate what it says."""
-    area = 0
-    if compression in JPEG:
-        from tifffile.tifffile import jpeg_shape
-
-        _, height, width, _ = jpeg_shape(data)
-        area = height * width
-    elif compression in JPEG_2000:
-        start = data.find(b"\xff\x4f\xff\x51") + 8
-        area = int.from_bytes(data[start : start + 4], "big") * int.from_bytes(data[start + 4 : start + 8], "big")
+    """Refuse an image stream that declares far more pixels than its tile: decoders allocate what it says."""
+    area = declared_area(data, compression)
     if area > 4 * max(64, grid.segment_height) * max(64, grid.segment_width):
         raise ValueError(f"a tile of {grid.segment_width} x {grid.segment_height} pixels holds a stream of {area}")
+
+
+def for_each(work: Callable[[Item], None], items: Sequence[Item], threads: int) -> None:
+    """Call ``work`` with every item, on that many threads. The first error is raised, and no further item begun."""
+    if min(threads, len(items)) < 2:
+        for item in items:
+            work(item)
+        return
+    with ThreadPoolExecutor(min(threads, len(items))) as pool:  # not kept: threads do not live on in forked processes
+        for _ in pool.map(work, items):
+            pass

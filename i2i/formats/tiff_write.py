@@ -1,103 +1,201 @@
-"""Writing TIFF: tiled, deflate, OME-XML, tile by tile, and the same bytes whenever the same run is written."""
+"""Writing TIFF: tiled, compressed, OME-XML, a pyramid below large images; tile by tile, the source read once, and the same
+bytes whenever the same run is written."""
 
 from __future__ import annotations
 
-import json
-import uuid
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from i2i.contracts import Array, ImageSpec, Metadata, Source
+from i2i.contracts import Array, ImageSpec, Meaning, Metadata, Source
 from i2i.errors import OutputError
 from i2i.formats.guard import quieten_tifffile
+from i2i.formats.pyramid import Stack, level_shapes, levels
+from i2i.formats.tiff_ome import description, plane_axes
 from i2i.geometry import Region, round_up
 
-DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
+DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64", "bool")
 CHANNELS: tuple[int, ...] = ()
 """Any number of them."""
+COMPRESSIONS = ("zlib", "zstd", "lzw", "jpeg", "none")
+EFFORT = {"zlib": 6, "zstd": 1, "jpeg": 90}
+"""Where more effort gains little: measured on labels, classes, photographs and probabilities. Of JPEG, the quality."""
 TILE = 512
-SPAN_BYTES = 64 * 2**20
+SPAN_BYTES = 32 * 2**20
 """What is read from the source at once: tiles side by side, at most a row of them."""
+QUEUE_BYTES = 16 * 2**20
+"""Tiles that wait for the threads that compress them."""
 CLASSIC_LIMIT = 4_000_000_000 - 50_000_000
-"""Uncompressed bytes above which the file is a BigTIFF: tables, metadata and incompressible data need room as well."""
-NAMESPACE = "i2i"
+"""Uncompressed bytes above which the file is a BigTIFF: metadata and incompressible data need room as well."""
+LZW_GROWTH = 1.5
+"""Of data that it cannot compress: 12 bits for 8."""
 
 
 def write(path: Path, source: Source, metadata: Metadata) -> None:
-    """Write a source of one plane. Three channels of uint8 or uint16 that mean "image" are RGB; any other channels are
-    one page each, as OME's C axis. ``metadata.record`` is kept as JSON in an OME MapAnnotation, key ``record``,
-    namespace ``i2i``. Raises ``OutputError`` for a dtype that OME-TIFF has no name for."""
+    """Write a source with all its planes. Three channels of uint8 or uint16 that mean "image" are RGB; any other channels
+    are one page each, as OME's C axis. An image above 4096 pixels gets levels of half the size each, as SubIFDs.
+
+    ``metadata.record`` is kept as JSON in an OME MapAnnotation, key ``record``, namespace ``i2i``. Raises ``OutputError`` for a
+    dtype that OME-TIFF has no name for, for JPEG of what it would change, and where scratch files find no room.
+    """
     spec = source.spec
-    _check(path, spec)
-    rgb = spec.channels == 3 and spec.dtype in ("uint8", "uint16") and metadata.meaning == "image"
-    tile = (min(TILE, round_up(spec.height, 16)), min(TILE, round_up(spec.width, 16)))
-    groups: list[tuple[int, ...]] = [(0, 1, 2)] if rgb else [(channel,) for channel in range(spec.channels)]
+    _check(path, spec, metadata)
+    layout = _Layout.of(spec, metadata.meaning)
+    first = {"metadata": description(spec, layout.planes, layout.inner, metadata), "software": "i2i"}
+    further = {"metadata": None, "software": False, "subfiletype": 1}
     import tifffile
 
     quieten_tifffile()
-    with tifffile.TiffWriter(path, bigtiff=spec.bytes > CLASSIC_LIMIT, ome=True, byteorder="<") as file:
-        file.write(
-            _tiles(source, groups, tile),
-            shape=_shape(spec, rgb),
-            dtype=np.dtype(spec.dtype),
-            tile=tile,
-            photometric="rgb" if rgb else "minisblack",
-            planarconfig="contig" if rgb else None,
-            compression="zlib",
-            predictor=2 if np.dtype(spec.dtype).kind in "iu" else False,
-            software="i2i",
-            metadata=_ome(spec, rgb, metadata),
-            buffersize=2**25,
-            **_resolution(spec),
+    big = layout.bytes(metadata.compression) > CLASSIC_LIMIT
+    with (
+        tifffile.TiffWriter(path, bigtiff=big, ome=True, byteorder="<") as file,
+        closing(_sources(source, layout, metadata.meaning, path.parent)) as sources,
+    ):
+        for number, level in enumerate(sources):
+            file.write(
+                _tiles(level, layout),
+                shape=layout.shape(level.spec),
+                subifds=0 if number else len(level_shapes(spec.height, spec.width)) - 1,
+                **(further if number else first),
+                **_encoding(layout, metadata),
+                **_resolution(level.spec),
+            )
+
+
+def _check(path: Path, spec: ImageSpec, metadata: Metadata) -> None:
+    if spec.dtype not in DTYPES:
+        raise OutputError(f"{path}: TIFF cannot hold {spec.dtype} with OME metadata; it can hold {', '.join(DTYPES)}")
+    if metadata.compression not in ("", *COMPRESSIONS):
+        raise OutputError(f"{path}: TIFF has no compression {metadata.compression}; choose {', '.join(COMPRESSIONS)}")
+    if metadata.compression != "jpeg":
+        return
+    if metadata.meaning != "image":
+        raise OutputError(f"{path}: JPEG would change {metadata.meaning}; choose another compression, such as zstd")
+    if spec.dtype != "uint8" or spec.channels not in (1, 3):
+        raise OutputError(
+            f"{path}: JPEG holds 1 or 3 channels of uint8, and the image has {spec.channels} of {spec.dtype}; "
+            "choose another compression, such as zstd"
         )
 
 
-def _check(path: Path, spec: ImageSpec) -> None:
-    if spec.dtype not in DTYPES:
-        raise OutputError(f"{path}: TIFF cannot hold {spec.dtype} with OME metadata; it can hold {', '.join(DTYPES)}")
-    if spec.plane_count != 1:
-        raise OutputError(f"{path}: one plane at a time is written, and the image has {spec.plane_count}; choose one")
+@dataclass(frozen=True)
+class _Layout:
+    """How an image lies in the file: ``rgb`` on one page, else a page for each channel of each plane (``split``, where there
+    are several). ``planes``: OME's letters with lengths."""
+
+    spec: ImageSpec
+    rgb: bool
+    split: bool
+    planes: tuple[tuple[str, int], ...]
+    tile: tuple[int, int]
+
+    @staticmethod
+    def of(spec: ImageSpec, meaning: Meaning) -> _Layout:
+        rgb = spec.channels == 3 and spec.dtype in ("uint8", "uint16") and meaning == "image"
+        split = spec.channels > 1 and not rgb
+        tile = (min(TILE, round_up(spec.height, 16)), min(TILE, round_up(spec.width, 16)))
+        return _Layout(spec, rgb, split, plane_axes(spec, rgb), tile)
+
+    @property
+    def inner(self) -> str:
+        """The letters of the axes inside ``planes``."""
+        return "YXS" if self.rgb else "CYX" if self.split else "YX"
+
+    def shape(self, level: ImageSpec) -> tuple[int, ...]:
+        """Of the pages of a level."""
+        lengths = tuple(length for _, length in self.planes)
+        channels, samples = (self.spec.channels,) * self.split, (3,) * self.rgb
+        return (*lengths, *channels, level.height, level.width, *samples)
+
+    @property
+    def span(self) -> int:
+        """Columns of pixels that are read at once."""
+        column = self.tile[0] * self.tile[1] * self.spec.channels * np.dtype(self.spec.dtype).itemsize
+        return max(1, SPAN_BYTES // column) * self.tile[1]
+
+    def bytes(self, compression: str) -> int:
+        """Of the file at the most: every tile of every level, and the tables of the pages."""
+        spec, size, growth = self.spec, 0, LZW_GROWTH if compression == "lzw" else 1
+        for height, width in level_shapes(spec.height, spec.width):
+            tiles = -(-height // self.tile[0]) * -(-width // self.tile[1])
+            pixels = tiles * self.tile[0] * self.tile[1]
+            size += int(pixels * spec.channels * np.dtype(spec.dtype).itemsize * growth)
+            size += (1024 + 16 * tiles) * spec.channels
+        return size * spec.plane_count
 
 
-def _shape(spec: ImageSpec, rgb: bool) -> tuple[int, ...]:
-    if rgb:
-        return spec.height, spec.width, 3
-    return (spec.height, spec.width) if spec.channels == 1 else (spec.channels, spec.height, spec.width)
+def _sources(source: Source, layout: _Layout, meaning: Meaning, folder: Path) -> Generator[Source, None, None]:
+    """A source for each level, whose planes are the file's pages."""
+    if not layout.split:
+        yield from levels(source, meaning, folder)
+        return
+    with closing(_Split(source, folder)) as split:
+        yield from levels(split, meaning, folder)
 
 
-def _tiles(source: Source, groups: list[tuple[int, ...]], tile: tuple[int, int]) -> Iterator[Array]:
-    """The tiles of each page in raster order, cut at the image's end: (h, w, 3), or (h, w) of one channel."""
-    spec = source.spec
-    column = tile[0] * tile[1] * spec.channels * np.dtype(spec.dtype).itemsize
-    span = max(1, SPAN_BYTES // column) * tile[1]
-    for group in groups:
-        for y in range(0, spec.height, tile[0]):
-            for x in range(0, spec.width, span):
-                piece = Region(y, x, min(tile[0], spec.height - y), min(span, spec.width - x))
-                pixels = source.read(piece)[..., list(group)]
-                for left in range(0, piece.width, tile[1]):
-                    part = pixels[:, left : left + tile[1]]
-                    yield np.ascontiguousarray(part if len(group) > 1 else part[..., 0])
+class _Split:
+    """The channels of a source as planes of one channel. The source is read with the first channel of each plane, all of it
+    before the second is wanted; the others wait in a scratch file."""
+
+    def __init__(self, source: Source, folder: Path) -> None:
+        spec = source.spec
+        self._source, self._channels = source, spec.channels
+        self.spec = dataclasses.replace(spec, channels=1, planes=(*spec.planes, ("c", spec.channels)))
+        self._others = Stack(dataclasses.replace(self.spec, planes=(("c", spec.channels - 1),)), folder)
+
+    def read(self, region: Region, plane: int = 0, level: int = 0) -> Array:
+        """See :class:`i2i.contracts.Source`."""
+        plane, channel = divmod(plane, self._channels)
+        if channel:
+            return self._others.read(region, channel - 1)
+        pixels = self._source.read(region, plane)
+        for other in range(1, self._channels):
+            self._others.write(region, pixels[..., other : other + 1], other - 1)
+        return pixels[..., :1]
+
+    def close(self) -> None:
+        """The source is its owner's."""
+        self._others.close()
 
 
-def _ome(spec: ImageSpec, rgb: bool, metadata: Metadata) -> dict[str, Any]:
-    """What tifffile makes OME-XML from. The identifier comes from the run's fingerprint: tifffile's own is random."""
-    record = json.dumps(dict(metadata.record), sort_keys=True, ensure_ascii=True, default=str)
-    ome: dict[str, Any] = {
-        "axes": "YXS" if rgb else "YX" if spec.channels == 1 else "CYX",
-        "Creator": "i2i",
-        "UUID": str(uuid.uuid5(uuid.NAMESPACE_OID, metadata.fingerprint)),
-        "MapAnnotation": {"Namespace": NAMESPACE, "Value": {"meaning": metadata.meaning, "record": record}},
+def _tiles(source: Source, layout: _Layout) -> Iterator[Array]:
+    """The tiles of each page in raster order: (h, w, 3), or (h, w) of one channel. Beyond the image its last row and column
+    go on: nothing that a lossy codec would smear over the edge."""
+    spec, (height, width) = source.spec, layout.tile
+    for plane in range(spec.plane_count):
+        for y in range(0, spec.height, height):
+            for x in range(0, spec.width, layout.span):
+                piece = Region(y, x, min(height, spec.height - y), min(layout.span, spec.width - x))
+                pixels = source.read(piece, plane)
+                for left in range(0, piece.width, width):
+                    part = pixels[:, left : left + width]
+                    missing = ((0, height - part.shape[0]), (0, width - part.shape[1]), (0, 0))
+                    tile = np.pad(part, missing, mode="edge")
+                    yield tile if layout.rgb else tile[..., 0]
+
+
+def _encoding(layout: _Layout, metadata: Metadata) -> dict[str, Any]:
+    """tifffile's options for the pixels. Differences between neighbours compress pictures better, and labels worse; those of
+    floats would save a tenth, but most programs that read OME-TIFF (Bio-Formats) do not know them."""
+    dtype = np.dtype(layout.spec.dtype)
+    name = metadata.compression or "zlib"
+    smooth = dtype.kind in "iu" and metadata.meaning in ("image", "probabilities")
+    return {
+        "dtype": dtype,
+        "tile": layout.tile,
+        "photometric": "rgb" if layout.rgb else "minisblack",
+        "planarconfig": "contig" if layout.rgb else None,
+        "compression": None if name == "none" else name,
+        "compressionargs": {"level": EFFORT[name]} if name in EFFORT else None,
+        "predictor": 2 if smooth and name in ("zlib", "zstd", "lzw") else False,
+        "maxworkers": metadata.threads,
+        "buffersize": QUEUE_BYTES,
     }
-    if spec.pixel_size is not None:
-        height, width = spec.pixel_size
-        ome |= {"PhysicalSizeX": width, "PhysicalSizeXUnit": "µm", "PhysicalSizeY": height, "PhysicalSizeYUnit": "µm"}
-    if len(spec.channel_names) == spec.channels and not rgb:
-        ome["Channel"] = {"Name": list(spec.channel_names)}
-    return ome
 
 
 def _resolution(spec: ImageSpec) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Sources made from others: an array as a source, one plane of an image, a source with a note."""
+"""Sources made from others: an array as a source, some planes of an image, a source with another description."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from i2i.contracts import Array, ImageSpec, Source
-from i2i.errors import InputError, UsageError
+from i2i.errors import UsageError
 from i2i.geometry import Region
 
 
@@ -31,12 +31,12 @@ class ArraySource:
         """Nothing is open."""
 
 
-class Noted:
-    """A source with further notes in its spec."""
+class Described:
+    """A source whose spec says something else: ``changes`` are fields of :class:`ImageSpec`, the pixels stay as they are."""
 
-    def __init__(self, source: Source, *notes: str) -> None:
+    def __init__(self, source: Source, **changes: Any) -> None:
         self._source = source
-        self.spec = dataclasses.replace(source.spec, notes=(*source.spec.notes, *notes))
+        self.spec = dataclasses.replace(source.spec, **changes)
 
     @property
     def missing_tiles(self) -> int:
@@ -51,13 +51,31 @@ class Noted:
         self._source.close()
 
 
-class View:
-    """One plane (counted in C order), one level and the chosen channels (in that order; None: all) of a source."""
+class Noted(Described):
+    """A source with further notes in its spec."""
 
-    def __init__(self, source: Source, plane: int = 0, level: int = 0, channels: Sequence[int] | None = None) -> None:
-        self._source, self._plane, self._level = source, plane, level
+    def __init__(self, source: Source, *notes: str) -> None:
+        super().__init__(source, notes=(*source.spec.notes, *notes))
+
+
+class Selection:
+    """Some planes, one level and the chosen channels of a source.
+
+    ``planes``: their numbers (in C order) in the source; ``axes``: those along which they then lie, as in ``ImageSpec.planes``.
+    ``channels``: in that order; None: all.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        planes: Sequence[int],
+        axes: tuple[tuple[str, int], ...] = (),
+        level: int = 0,
+        channels: Sequence[int] | None = None,
+    ) -> None:
+        self._source, self._planes, self._level = source, planes, level
         self._channels = None if channels is None else list(channels)
-        self.spec = _narrowed(source.spec, level, channels)
+        self.spec = dataclasses.replace(_narrowed(source.spec, level, channels), planes=axes)
 
     @property
     def missing_tiles(self) -> int:
@@ -65,12 +83,19 @@ class View:
         return missing_tiles(self._source)
 
     def read(self, region: Region, plane: int = 0, level: int = 0) -> Array:
-        """See :class:`i2i.contracts.Source`; ``plane`` and ``level`` can only be 0."""
-        pixels = self._source.read(region, self._plane, self._level)
+        """See :class:`i2i.contracts.Source`; ``plane`` counts those that were chosen, ``level`` can only be 0."""
+        pixels = self._source.read(region, self._planes[plane], self._level)
         return pixels if self._channels is None else np.ascontiguousarray(pixels[..., self._channels])
 
     def close(self) -> None:
         self._source.close()
+
+
+class View(Selection):
+    """One plane (counted in C order), one level and the chosen channels (in that order; None: all) of a source."""
+
+    def __init__(self, source: Source, plane: int = 0, level: int = 0, channels: Sequence[int] | None = None) -> None:
+        super().__init__(source, (plane,), (), level, channels)
 
 
 def missing_tiles(source: Source) -> int:
@@ -91,59 +116,65 @@ def _narrowed(spec: ImageSpec, level: int, channels: Sequence[int] | None) -> Im
         channel_names=tuple(spec.channel_names[i] for i in chosen) if spec.channel_names else (),
         planes=(),
         levels=(),
+        tiling=spec.tiling if level == 0 else None,
     )
 
 
 def select(source: Source, level: int, plane_text: str | None, channels_text: str | None, path: Path) -> Source:
-    """The part of an image that ``--level``, ``--plane "z=3,t=0"`` and ``--channels 0,DAPI`` name.
+    """The part of an image that ``--level``, ``--plane "z=3,t=*"`` and ``--channels 0,DAPI`` name.
 
-    Raises ``UsageError`` for a value that the image does not have, and ``InputError`` when it has several planes and
-    the text leaves open which one.
+    An axis of which one plane is chosen is no axis of the result; ``*`` and what is not named keep all of it, ``z=2-5`` keeps
+    four planes. Raises ``UsageError`` for a value that the image does not have.
     """
     spec = source.spec
     count = max(1, len(spec.levels))
     if not 0 <= level < count:
         there = f"has levels 0 .. {count - 1}" if count > 1 else "has one level, 0"
         raise UsageError(f"--level {level}: {path} {there}")
-    plane = _plane(spec, plane_text, path)
-    return View(source, plane, level, _channels(spec, channels_text, path))
-
-
-def _plane(spec: ImageSpec, text: str | None, path: Path) -> int:
-    """The plane's number in C order."""
-    chosen = _assignments(spec, text or "", path)
-    missing = [axis for axis, length in spec.planes if length > 1 and axis not in chosen]
-    if missing:
-        axes = " x ".join(f"{axis} (0 .. {length - 1})" for axis, length in spec.planes)
-        cure = ",".join(f"{axis}={chosen.get(axis, 0)}" for axis, _ in spec.planes)
-        raise InputError(f"{path}: has {spec.plane_count} planes along {axes}: choose one, for example --plane {cure}")
-    number = 0
+    chosen = _chosen_planes(spec, plane_text or "", path)
+    numbers = [0]
     for axis, length in spec.planes:
-        number = number * length + chosen.get(axis, 0)
-    return number
+        numbers = [number * length + index for number in numbers for index in chosen.get(axis, range(length))]
+    axes = tuple((axis, len(chosen.get(axis, range(length)))) for axis, length in spec.planes)
+    kept = tuple((axis, length) for axis, length in axes if length > 1)
+    return Selection(source, numbers, kept, level, _channels(spec, channels_text, path))
 
 
-def _assignments(spec: ImageSpec, text: str, path: Path) -> dict[str, int]:
+def _chosen_planes(spec: ImageSpec, text: str, path: Path) -> dict[str, range]:
+    """What the text says of each axis that it names."""
     lengths = dict(spec.planes)
-    chosen: dict[str, int] = {}
+    chosen: dict[str, range] = {}
     for part in filter(None, (item.strip() for item in text.split(","))):
         axis, _, value = (item.strip() for item in part.partition("="))
         axis = axis.lower()
         if axis not in lengths:
             there = f"has the axes {', '.join(lengths)}" if lengths else "has one plane: leave --plane out"
             raise UsageError(f"--plane {text}: {path} {there}")
-        if value == "*":
-            raise UsageError(f"--plane {text}: one plane at a time is supported for now; name one, such as {axis}=0")
-        if not value.isdecimal() or int(value) >= lengths[axis]:
-            raise UsageError(f"--plane {text}: {axis} of {path} is a number from 0 to {lengths[axis] - 1}")
-        chosen[axis] = int(value)
+        if axis in chosen:
+            raise UsageError(f"--plane {text}: names {axis} twice; a range is {axis}=0-{lengths[axis] - 1}")
+        chosen[axis] = _numbers(value, lengths[axis])
+        if not chosen[axis]:
+            last = lengths[axis] - 1
+            raise UsageError(f"--plane {text}: {axis} of {path} is a number from 0 to {last}, a range such as 0-{last}, or *")
     return chosen
+
+
+def _numbers(text: str, length: int) -> range:
+    """The planes that ``3``, ``2-5`` or ``*`` stands for; none for a text that says nothing or goes beyond ``length``."""
+    if text == "*":
+        return range(length)
+    first, dash, last = (item.strip() for item in text.partition("-"))
+    if not dash:
+        last = first
+    if not (first.isdecimal() and last.isdecimal()) or int(last) >= length:
+        return range(0)
+    return range(int(first), int(last) + 1)
 
 
 def _channels(spec: ImageSpec, text: str | None, path: Path) -> tuple[int, ...] | None:
     if text is None:
         return None
-    names = {name: i for i, name in reversed(list(enumerate(spec.channel_names)))}
+    names = {name.strip(): i for i, name in reversed(list(enumerate(spec.channel_names)))}
     chosen: list[int] = []
     for part in (item.strip() for item in text.split(",")):
         index = names.get(part, int(part) if part.isdecimal() else -1)

@@ -1,10 +1,9 @@
-"""PNG, JPEG, WebP and BMP, the choice of a format, and real odd files of every kind."""
+"""PNG, JPEG, WebP and BMP, and the choice of a format."""
 
 from __future__ import annotations
 
 import io
 import json
-import re
 import subprocess
 import sys
 import zlib
@@ -12,17 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tifffile
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageOps
 
 from i2i.contracts import Metadata
 from i2i.errors import InputError, OutputError, UsageError
-from i2i.formats import ArraySource, builtin_formats, detect, format_for_output, open_image
+from i2i.formats import ArraySource, builtin_formats, detect, format_for_output, open_image, raster
+from i2i.formats.scratch import Scratch
 from i2i.geometry import Region
 
 METADATA = Metadata("image", {"model": "nuclei"}, "0123abcd")
 REPOSITORY = Path(__file__).parents[2]
-ODD = REPOSITORY.parent / "shared" / "data" / "odd-images"
 
 
 def values(*shape: int, dtype: str = "uint8") -> np.ndarray:
@@ -126,6 +124,74 @@ def test_first_frame_of_an_animation(tmp_path: Path, suffix: str) -> None:
     frames[0].save(path, save_all=True, append_images=frames[1:], lossless=True)
     assert open_image(path).spec.notes == ("3 frames: only the first is read",)
     np.testing.assert_array_equal(read(path), np.asarray(frames[0]))
+
+
+# --------------------------------------------------------------------------------------------------------- large images
+
+LARGE = [
+    (".png", "L", "uint8"), (".png", "1", "uint8"), (".png", "P", "uint8"), (".png", "RGB", "uint8"), (".png", "RGBA", "uint8"),
+    (".png", "I;16", "uint16"), (".jpg", "L", "uint8"), (".jpg", "RGB", "uint8"), (".jpg", "CMYK", "uint8"),
+    (".webp", "RGB", "uint8"), (".bmp", "RGB", "uint8"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("turn", [1, 3, 5, 6])
+@pytest.mark.parametrize(("suffix", "mode", "dtype"), LARGE)
+def test_large_images_go_to_a_scratch_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, mode: str, dtype: str, turn: int
+) -> None:
+    """The same pixels as from memory."""
+    array = values(130, 203, dtype=dtype) if mode == "I;16" else np.tile(smooth(), (3, 3, 1))[:130, :203]
+    image = Image.fromarray(array) if mode == "I;16" else Image.fromarray(array).convert(mode)
+    path, exif = tmp_path / f"image{suffix}", Image.Exif()
+    exif[274] = turn
+    image.save(path, **({} if suffix == ".bmp" else {"exif": exif}))
+    expected = read(path)
+    monkeypatch.setattr(raster, "MEMORY", 10_000)
+    monkeypatch.setattr(raster, "BLOCK", (48, 64))
+    source = open_image(path)
+    assert source.spec.remarks[-1] == "decoded whole: copied once to a scratch file"
+    for region in (Region(7, 11, 100, 90), source.spec.region, Region(60, 0, 1, 1)):
+        np.testing.assert_array_equal(source.read(region), expected[region.slices])
+    assert isinstance(source._pixels, Scratch)
+    source.close()
+    assert source._pixels is None
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_a_large_png_of_16_bits_goes_to_a_scratch_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, channels: int) -> None:
+    import imagecodecs
+
+    array, path = values(130, 203, channels, dtype="uint16"), tmp_path / "image.png"
+    path.write_bytes(imagecodecs.png_encode(array))
+    monkeypatch.setattr(raster, "MEMORY", 10_000)
+    np.testing.assert_array_equal(read(path), array[..., :3])
+
+
+def test_a_large_image_that_is_cut_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(raster, "MEMORY", 1000)
+    path = tmp_path / "image.png"
+    path.write_bytes(encoded(".png", "")[:8000])
+    fails(path, "truncated")
+
+
+def test_the_decoded_image_is_not_kept_in_memory(tmp_path: Path) -> None:
+    """100 million grey pixels: Pillow holds them while they are moved, and afterwards nobody does."""
+    path = tmp_path / "image.png"
+    Image.new("L", (10_000, 10_000), 7).save(path, compress_level=1)
+    code = (
+        "import sys; from pathlib import Path; import numpy; from PIL import Image, PngImagePlugin\n"
+        "from i2i.formats import open_image; from i2i.geometry import Region\n"
+        "def memory(what): return int(next(x for x in open('/proc/self/status') if x.startswith(what)).split()[1]) / 1024\n"
+        "source = open_image(Path(sys.argv[1])); base = memory('VmRSS')\n"
+        "assert source.read(Region(4000, 4000, 512, 512)).sum() == 7 * 512 * 512\n"
+        "print(memory('VmHWM') - base, memory('VmRSS') - base)"
+    )
+    if not Path("/proc/self/status").exists():
+        pytest.skip("memory is measured through /proc")
+    run = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    peak, rest = map(float, run.stdout.split())
+    assert peak < 150 and rest < 40, (peak, rest)
 
 
 # -------------------------------------------------------------------------------------------------------------- faults
@@ -306,89 +372,3 @@ def test_importing_the_formats_imports_no_library() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
     assert run.stdout.strip() == "[]"
-
-
-# ---------------------------------------------------------------------------------------------------------- odd images
-
-
-def odd_files() -> list[tuple[str, str]]:
-    """Name and what should happen, from the folder's table."""
-    if not (ODD / "SOURCE.md").exists():
-        return []
-    lines = (ODD / "SOURCE.md").read_text("utf-8").splitlines()
-    rows = (line.strip("| ").split(" | ") for line in lines if line.startswith("| "))
-    return [(row[0], row[6]) for row in rows if (ODD / row[0]).exists()]
-
-
-def pillow(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        image.seek(0)
-        grey = image.mode in ("1", "L")
-        turned = image if image.format == "TIFF" else ImageOps.exif_transpose(image)
-        return np.asarray(turned.convert("L" if grey else "RGB"))
-
-
-def pillow_lab(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        return np.asarray(ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB"))
-
-
-def by_tifffile(path: Path) -> np.ndarray:
-    """The first plane with channels last, as tifffile stores it."""
-    with tifffile.TiffFile(path) as file:
-        series = file.series[0]
-        array, axes = series.asarray(), series.axes
-    while axes[0] not in "SCYX":
-        array, axes = array[0], axes[1:]
-    return np.moveaxis(array, 0, -1) if axes[0] in "SC" else array
-
-
-REFERENCE = {
-    "mri.tif": pillow,
-    "palette-1c-8b.tiff": pillow,
-    "multipage.tiff": pillow,
-    "multipage_single_frame_loop.tiff": pillow,
-    "multipage_multiple_frame_loop.tiff": pillow,
-    "hopper.Lab.tif": pillow_lab,
-    "tiff_strip_cmyk_jpeg.tif": pillow,
-    "g4_orientation_6.tif": pillow,
-    "crash-0da013a13571cc8eb457a39fee8db18f8a3c7127.tif": pillow,
-    "miniswhite-1c-1b.tiff": pillow,
-    "tiff_16bit_RGBa.tiff": lambda path: by_tifffile(path)[..., :3],
-    "tiff_wrong_bits_per_sample.tiff": lambda path: by_tifffile(path)[..., :3],
-    "multi-channel-z-series.ome.tif": lambda path: np.moveaxis(tifffile.imread(path)[:, 0], 0, -1),
-}
-TOLERANCE = {"hopper.Lab.tif": 10, "tiff_strip_cmyk_jpeg.tif": 1, "pil_sample_cmyk.jpg": 1}
-
-
-@pytest.mark.skipif(not ODD.is_dir(), reason="the folder of odd images (../shared/data/odd-images) is not there")
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("name", "should"), odd_files())
-def test_odd_image(name: str, should: str) -> None:
-    path = ODD / name
-    try:
-        pixels = read(path)
-    except InputError as error:
-        assert str(error).startswith(str(path))
-        assert "\n" not in str(error)
-        assert re.match("ERROR|read or a clear error|valid file", should), str(error)
-        return
-    assert not should.startswith("ERROR")
-    reference = REFERENCE.get(name, pillow if path.suffix in (".jpg", ".png") else by_tifffile)(path)
-    if name == "mode_16bit.png":
-        pixels = (pixels >> 8).astype(np.uint8)
-    assert pixels.dtype == reference.dtype
-    if name in TOLERANCE:
-        assert np.abs(pixels.astype(int) - reference).max() <= TOLERANCE[name]
-    else:
-        np.testing.assert_array_equal(pixels, reference.reshape(pixels.shape))
-
-
-def test_circular_odd_images_are_noted() -> None:
-    for name in ("multipage_single_frame_loop.tiff", "multipage_multiple_frame_loop.tiff"):
-        if not (ODD / name).exists():
-            pytest.skip("the folder of odd images (../shared/data/odd-images) is not there")
-        source = open_image(ODD / name)
-        assert "circle" in source.spec.notes[0]
-        source.close()

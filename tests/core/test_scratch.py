@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,6 +35,27 @@ def test_regions_read_what_was_written(height: int, width: int, data: st.DataObj
         np.testing.assert_array_equal(pixels.read(region), values)
     np.testing.assert_array_equal(pixels.read(pixels.spec.region), expected)
     pixels.close()
+
+
+@settings(max_examples=40, deadline=None)
+@given(height=st.integers(1, 90), width=st.integers(1, 90), data=st.data())
+def test_bands_as_wide_as_the_image_are_written_without_reading(height: int, width: int, data: st.DataObject) -> None:
+    tops = data.draw(st.lists(st.tuples(st.integers(0, height - 1), st.integers(1, height), st.integers(0, 2)), max_size=6))
+    before, scratch.TILE = scratch.TILE, 32
+    try:
+        pixels = Scratch(ImageSpec(height, width, 1, "float32"))
+    finally:
+        scratch.TILE = before
+    expected, loaded = np.zeros((height, width, 1), np.float32), []
+    load = pixels._load
+    with closing(pixels), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pixels, "_load", lambda start: loaded.append(start) or load(start))
+        for y, rows, value in tops:
+            band = Region(y, 0, min(rows, height - y), width)
+            pixels.write(band, np.full((band.height, width, 1), value, np.float32))
+            expected[band.slices] = value
+        assert not loaded
+        np.testing.assert_array_equal(pixels.read(pixels.spec.region), expected)
 
 
 def test_nothing_has_a_name_and_zeros_take_no_place(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import os
 import re
 import struct
 import threading
@@ -19,6 +21,7 @@ from hypothesis import strategies as st
 from i2i.contracts import Metadata
 from i2i.errors import InputError, OutputError
 from i2i.formats import ArraySource, builtin_formats, detect, open_image
+from i2i.formats.codestreams import declared_area
 from i2i.formats.tiff import TiffSource
 from i2i.formats.tiff_write import write
 from i2i.geometry import Region
@@ -156,6 +159,69 @@ def test_further_images_are_noted(tmp_path: Path) -> None:
         file.write(values(20, 30), metadata=None)
         file.write(values(21, 37, 3, dtype="uint8"), photometric="rgb", metadata=None)
     assert open_image(path).spec.notes == ("1 more image(s) in the file: only the first is read",)
+
+
+def test_series_alike_are_planes_of_one_axis(tmp_path: Path) -> None:
+    array, path = values(3, 2, 20, 30), tmp_path / "image.ome.tif"
+    with tifffile.TiffWriter(path, ome=True) as file:
+        for image in array:
+            file.write(image, metadata={"axes": "ZYX"}, photometric="minisblack")
+    source = open_image(path)
+    assert (source.spec.planes, source.spec.notes) == ((("series", 3), ("z", 2)), ())
+    np.testing.assert_array_equal(whole(source)[..., 0].reshape(array.shape), array)
+    with pytest.raises(IndexError, match="plane 6"):
+        source.read(source.spec.region, 6)
+
+
+def test_series_alike_may_be_stored_in_different_ways(tmp_path: Path) -> None:
+    array, path = values(4, 64, 96, 3, dtype="uint8"), tmp_path / "image.tif"
+    ways = [{"tile": (16, 32), "compression": "zlib"}, {"rowsperstrip": 5}, {"compression": "lzw"}, {"photometric": "rgb"}]
+    with tifffile.TiffWriter(path) as file:
+        for image, options in zip(array, ways, strict=True):
+            file.write(image, **{"photometric": "rgb", "metadata": None} | options)
+        file.write(values(64, 95, 3, dtype="uint8"), photometric="rgb", metadata=None)
+        file.write(values(64, 96, 3, dtype="uint16"), photometric="rgb", metadata=None)
+    source = open_image(path)
+    assert source.spec.planes == (("series", 4),)
+    assert source.spec.notes == ("2 more image(s) in the file: only the first is read",)
+    np.testing.assert_array_equal(whole(source), array)
+
+
+def test_series_alike_share_the_resolutions_that_all_have(tmp_path: Path) -> None:
+    array, path = values(2, 64, 96, dtype="uint8"), tmp_path / "image.tif"
+    with tifffile.TiffWriter(path, ome=True) as file:
+        for number, image in enumerate(array):
+            file.write(image, subifds=2 - number, tile=(16, 16))
+            for step in (2, 4)[: 2 - number]:
+                file.write(image[::step, ::step], subfiletype=1, tile=(16, 16))
+    source = open_image(path)
+    assert (source.spec.planes, source.spec.levels) == ((("series", 2),), ((64, 96), (32, 48)))
+    assert source.spec.notes == ("1 resolution(s) that do not match the first are left out",)
+    np.testing.assert_array_equal(whole(source, 1)[..., 0], array[:, ::2, ::2])
+
+
+def test_associated_pictures_of_a_slide_do_not_join(tmp_path: Path) -> None:
+    path = tmp_path / "image.svs"
+    with tifffile.TiffWriter(path) as file:
+        pixels, options = values(64, 64, 3, dtype="uint8"), {"photometric": "rgb", "metadata": None}
+        file.write(pixels, tile=(32, 32), description="Aperio Image Library\n|MPP = 0.5", **options)
+        file.write(pixels, description="Aperio thumbnail", **options)
+        file.write(pixels, subfiletype=1, description="Aperio\nlabel 64x64", **options)
+        file.write(pixels, subfiletype=9, description="Aperio\nmacro 64x64", **options)
+    with tifffile.TiffFile(path) as file:
+        assert [series.name for series in file.series] == ["Baseline", "Thumbnail", "Label", "Macro"]
+    spec = open_image(path).spec
+    assert (spec.planes, spec.notes) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("options", "tiling"),
+    [({"tile": (16, 32)}, (16, 32)), ({"rowsperstrip": 7}, (7, 53)), ({}, (37, 53)), ({"tile": (48, 64)}, (37, 53))],
+)
+def test_tiling_is_that_of_the_picture(tmp_path: Path, options: dict[str, object], tiling: tuple[int, int]) -> None:
+    for turn in (1, 6):
+        source = open_image(saved(tmp_path, values(37, 53), extratags=[(274, 3, 1, turn, True)], **options))
+        assert source.spec.tiling == (tiling if turn == 1 else tiling[::-1])
 
 
 # ------------------------------------------------------------------------------------------------------------- regions
@@ -318,10 +384,175 @@ def test_pixel_size(tmp_path: Path, options: dict[str, object], expected: tuple[
     assert size == (None if expected is None else pytest.approx(expected))
 
 
+PHILIPS = """<?xml version="1.0"?><DataObject ObjectType="DPUfsImport"><Attribute Name="PIM_DP_SCANNED_IMAGES"><Array>
+<DataObject ObjectType="DPScannedImage"><Attribute Name="DICOM_PIXEL_SPACING" PMSVR="IDoubleArray">"0.5" "0.5"</Attribute>
+</DataObject><DataObject ObjectType="DPScannedImage"><Attribute Name="PIIM_PIXEL_DATA_REPRESENTATION_SEQUENCE"><Array>{}
+</Array></Attribute></DataObject></Array></Attribute></DataObject>"""
+SPACING = """<DataObject ObjectType="PixelDataRepresentation">
+<Attribute Name="DICOM_PIXEL_SPACING" Group="0x0028" Element="0x0030" PMSVR="IDoubleArray">{0}{1}{0} {0}{2}{0}</Attribute>
+</DataObject>"""
+
+
+@pytest.mark.parametrize("quote", ['"', "&quot;", ""])
+def test_pixel_size_of_a_philips_slide(tmp_path: Path, quote: str) -> None:
+    sizes = [("0.000226891", "2.5E-04"), ("0.000453782", "5E-04")]
+    text = PHILIPS.format("".join(SPACING.format(quote, *size) for size in sizes))
+    pixels, path = values(64, 96, 3, dtype="uint8"), tmp_path / "image.tiff"
+    with tifffile.TiffWriter(path) as file:
+        for step in (1, 2):
+            options = {"description": text if step == 1 else f"level={step}", "tile": (16, 16), "software": "Philips DP v1.0"}
+            file.write(pixels[::step, ::step], photometric="rgb", metadata=None, subfiletype=step - 1, **options)
+    with tifffile.TiffFile(path) as file:
+        assert file.is_philips
+    source = open_image(path)
+    assert (source.spec.levels, source.spec.notes) == (((64, 96), (32, 48)), ())
+    assert source.spec.pixel_size == pytest.approx((0.226891, 0.25))
+    np.testing.assert_array_equal(whole(source, 1)[0], pixels[::2, ::2])
+
+
+@pytest.mark.parametrize("spacing", ["", "0.1", "a b", "1e 2-3", "0 0", "1e-999 1", "- -"])
+def test_a_strange_pixel_size_of_a_philips_slide_is_none(tmp_path: Path, spacing: str) -> None:
+    text = f'<DataObject><Attribute Name="DICOM_PIXEL_SPACING">{spacing}</Attribute></DataObject>'
+    path = saved(tmp_path, values(20, 30), description=text, software="Philips DP v1.0", metadata=None)
+    assert open_image(path).spec.pixel_size is None
+
+
 def test_channel_names(tmp_path: Path) -> None:
     metadata = {"axes": "CYX", "Channel": {"Name": ["DAPI", "GFP"]}}
     source = open_image(saved(tmp_path, values(2, 20, 30), ome=True, metadata=metadata, photometric="minisblack"))
     assert source.spec.channel_names == ("DAPI", "GFP")
+
+
+# ------------------------------------------------------------------------------------------------------- several files
+
+UUIDS = {
+    "a.ome.tif": "urn:uuid:11111111-1111-1111-1111-111111111111",
+    "b.ome.tif": "urn:uuid:22222222-2222-2222-2222-222222222222",
+}
+
+
+def spread(folder: Path, name: str = "b.ome.tif", counted: bool = True, **options: object) -> np.ndarray:
+    """An image of 4 planes in two files, the OME-XML of both naming them; the second, ``name``, may be stored differently."""
+    array, names = values(4, 37, 53, dtype="uint8"), {"a.ome.tif": "a.ome.tif", "b.ome.tif": name}
+    page = ('IFD="', '" PlaneCount="1"') if counted else ("",)
+    places = [
+        f'<TiffData FirstZ="{z}" {f"{z % 2}".join(page)}><UUID FileName="{names[file]}">{UUIDS[file]}</UUID></TiffData>'
+        for z, file in enumerate(("a.ome.tif", "a.ome.tif", "b.ome.tif", "b.ome.tif"))
+    ]
+    for number, file in enumerate(UUIDS):
+        text = (
+            f'<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="{UUIDS[file]}"><Image ID="Image:0">'
+            '<Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint8" SizeX="53" SizeY="37" SizeZ="4" SizeC="1" SizeT="1">'
+            f'<Channel ID="Channel:0:0" SamplesPerPixel="1"/>{"".join(places)}</Pixels></Image></OME>'
+        )
+        further = {"rowsperstrip": 9, "compression": "zlib"} | (options if number else {})
+        with tifffile.TiffWriter(folder / file) as writer:
+            for i in (0, 1):
+                writer.write(array[2 * number + i], description=None if i else text, metadata=None, **further)
+    return array
+
+
+@pytest.mark.parametrize("compression", ["zlib", None])
+@pytest.mark.parametrize("name", UUIDS)
+def test_an_image_in_two_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, compression: str | None) -> None:
+    array = spread(tmp_path)
+    if compression is None:
+        monkeypatch.setattr("i2i.formats.tiff_segments.CACHE_BYTES", 1000)  # copied to a scratch file
+    source = open_image(tmp_path / name)
+    assert source.spec.planes == (("z", 4),)
+    np.testing.assert_array_equal(whole(source)[..., 0], array)
+
+
+def test_plain_planes_in_two_files(tmp_path: Path) -> None:
+    array = spread(tmp_path)
+    for name, part in (("a.ome.tif", array[:2]), ("b.ome.tif", array[2:])):
+        with tifffile.TiffFile(tmp_path / name) as file:
+            text = file.pages[0].description
+        tifffile.imwrite(tmp_path / name, part, description=text, metadata=None, photometric="minisblack")
+    np.testing.assert_array_equal(whole(open_image(tmp_path / "a.ome.tif"))[..., 0], array)
+
+
+@pytest.mark.parametrize("name", ["old.ome.tif", "/data/old.ome.tif"])
+def test_a_file_that_was_renamed_holds_its_planes(tmp_path: Path, name: str) -> None:
+    array = spread(tmp_path)
+    with tifffile.TiffFile(tmp_path / "a.ome.tif") as file:
+        text = file.pages[0].description.replace(UUIDS["b.ome.tif"], UUIDS["a.ome.tif"])
+    text = re.sub(r'IFD="(\d)"', "", re.sub(r'FileName="[^"]*"', f'FileName="{name}"', text))
+    text = re.sub(r'FirstZ="(\d)"', r'FirstZ="\1" IFD="\1"', text)
+    tifffile.imwrite(tmp_path / "new.ome.tif", array, description=text, metadata=None, photometric="minisblack")
+    source = open_image(tmp_path / "new.ome.tif")
+    assert (source.spec.planes, source.spec.notes) == ((("z", 4),), ())
+    np.testing.assert_array_equal(whole(source)[..., 0], array)
+
+
+@pytest.mark.parametrize("kind", ["missing", "no image", "empty"])
+def test_planes_in_a_file_that_cannot_be_read_are_noted(tmp_path: Path, kind: str) -> None:
+    array, other = spread(tmp_path), tmp_path / "b.ome.tif"
+    if kind == "missing":
+        other.unlink()
+    else:
+        other.write_bytes(b"no image" if kind == "no image" else b"")
+    source = open_image(tmp_path / "a.ome.tif")
+    named = ("1 file(s) that its OME-XML names are missing, such as b.ome.tif",) if kind == "missing" else ()
+    assert source.spec.notes == (*named, "2 of 4 pages are missing, and read as zeros")
+    array[2:] = 0
+    np.testing.assert_array_equal(whole(source)[..., 0], array)
+
+
+def test_a_missing_file_without_the_number_of_its_planes(tmp_path: Path) -> None:
+    spread(tmp_path, counted=False)
+    (tmp_path / "a.ome.tif").unlink()
+    fails(tmp_path / "b.ome.tif", "missing")
+
+
+def test_a_second_file_that_is_cut(tmp_path: Path) -> None:
+    spread(tmp_path)
+    content = (tmp_path / "b.ome.tif").read_bytes()
+    for length in range(0, len(content), 151):
+        (tmp_path / "b.ome.tif").write_bytes(content[:length])
+        try:
+            source = open_image(tmp_path / "a.ome.tif")
+            whole(source)
+            assert "pages are missing, and read as zeros" in source.spec.notes[-1]
+        except InputError as error:
+            assert "\n" not in str(error)
+            assert re.search("truncated|damaged", str(error))
+    gc.collect()  # tifffile leaves the second file open when its pages end early
+
+
+@pytest.mark.parametrize("options", [{"tile": (16, 16)}, {"compression": "lzw"}, {"predictor": True}], ids=str)
+def test_a_second_file_that_is_stored_otherwise(tmp_path: Path, options: dict[str, object]) -> None:
+    spread(tmp_path, **options)
+    with pytest.raises(InputError, match=r"b\.ome\.tif: its pages are not stored as those of a\.ome\.tif"):
+        read_all(tmp_path / "a.ome.tif")
+
+
+@pytest.mark.parametrize(
+    "kind", ["above", "inside and above", "absolute", "backslashes", "disk", "share", "entity", "folder", "pipe"]
+)
+def test_files_outside_the_folder_are_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    name = {
+        "above": "../b.ome.tif", "inside and above": "x/../../b.ome.tif", "absolute": str(tmp_path / "b.ome.tif"),
+        "backslashes": "..\\b.ome.tif", "disk": "C:b.ome.tif", "share": "//host/b.ome.tif",
+        "entity": "&#46;&#x2e;&#47;b.ome.tif",
+    }.get(kind, "b.ome.tif")  # fmt: skip
+    array = spread(folder, name)
+    (folder / "b.ome.tif").rename(tmp_path / "b.ome.tif")
+    if kind == "folder":
+        (folder / "b.ome.tif").mkdir()
+    elif kind == "pipe":
+        os.mkfifo(folder / "b.ome.tif")
+    names, start = [], tifffile.TiffFile.__init__
+    monkeypatch.setattr(
+        tifffile.TiffFile, "__init__", lambda self, file, **options: names.append(Path(file).name) or start(self, file, **options)
+    )
+    source = open_image(folder / "a.ome.tif")
+    assert set(names) == {"a.ome.tif"}
+    assert source.spec.planes == (("page", 2),)
+    assert len(source.spec.notes) == 1 and "no file in its folder, and is ignored" in source.spec.notes[0]
+    np.testing.assert_array_equal(whole(source)[..., 0], array[:2])
 
 
 # -------------------------------------------------------------------------------------------------------------- faults
@@ -468,6 +699,60 @@ def test_jpeg_tile_that_claims_to_be_huge(tmp_path: Path) -> None:
     place = content.index(b"\xff\xc0") + 5
     path.write_bytes(content[:place] + struct.pack(">HH", 60_000, 60_000) + content[place + 4 :])
     fails(path, "pixels")
+
+
+def huge_png(data: bytes) -> bytes:
+    return data[:16] + struct.pack(">II", 60_000, 60_000) + data[24:]
+
+
+def huge_webp(data: bytes) -> bytes:
+    side = 16_383
+    if data[12:16] == b"VP8L":
+        return data[:21] + struct.pack("<I", (side - 1) | (side - 1) << 14) + data[25:]
+    return data[:26] + struct.pack("<HH", side, side) + data[30:]
+
+
+def huge_webp_canvas(data: bytes) -> bytes:
+    canvas = b"VP8X" + struct.pack("<I", 10) + bytes(4) + (16_382).to_bytes(3, "little") * 2
+    return data[:12] + canvas + data[12:]
+
+
+def huge_jpeg_2000(data: bytes) -> bytes:
+    place = data.index(b"\xff\x4f\xff\x51") + 8
+    return data[:place] + struct.pack(">II", 60_000, 60_000) + data[place + 8 :]
+
+
+def huge_lerc(data: bytes) -> bytes:
+    return data[:14] + struct.pack("<ii", 60_000, 60_000) + data[22:]
+
+
+def huge_jpeg_xl(data: bytes) -> bytes:
+    """Sides in the form of 30 bits, no ratio."""
+    number = 0 | 3 << 1 | 59_999 << 3 | 0 << 33 | 3 << 36 | 59_999 << 38
+    return data[:2] + number.to_bytes(9, "little") + data[11:]
+
+
+HUGE = [
+    ("png", {}, huge_png), ("webp", {"lossless": True}, huge_webp), ("webp", {"lossless": False, "level": 50}, huge_webp),
+    ("webp", {"lossless": True}, huge_webp_canvas), ("jpeg2000", {}, huge_jpeg_2000), ("lerc", {}, huge_lerc),
+    ("jpegxl", {}, huge_jpeg_xl), ("jpegxl", {"usecontainer": True}, None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("codec", "options", "enlarge"), HUGE, ids=lambda value: getattr(value, "__name__", str(value)))
+def test_streams_in_tiles_that_claim_to_be_huge(tmp_path: Path, codec: str, options: dict[str, object], enlarge: object) -> None:
+    array = values(64, 64, 3, dtype="uint8")
+    path = saved(tmp_path, array, compression=codec, compressionargs=options, tile=(64, 64), photometric="rgb")
+    np.testing.assert_array_equal(read_all(path)[0], tifffile.imread(path))
+    with tifffile.TiffFile(path) as file:
+        page = file.pages[0]
+        start, count, compression = page.dataoffsets[0], page.databytecounts[0], page.compression
+    content = path.read_bytes()
+    data = content[start : start + count]
+    assert declared_area(data, compression) == 64 * 64
+    if enlarge is not None:
+        path.write_bytes(content[:start] + (enlarge(data) + bytes(64))[:count] + content[start + count :])  # type: ignore[operator]
+        fails(path, "64 x 64 pixels holds a stream of")
 
 
 def test_corrupt_tile(tmp_path: Path) -> None:

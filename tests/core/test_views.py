@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from i2i.contracts import Array, ImageSpec
-from i2i.errors import InputError, UsageError
+from i2i.errors import UsageError
 from i2i.formats import ArraySource, Noted, View, missing_tiles, select
+from i2i.formats.views import Described
 from i2i.geometry import Region
 
 PATH = Path("image.tif")
@@ -61,6 +63,20 @@ def test_a_noted_source_is_the_source_with_a_note() -> None:
     assert noted.read(Region(0, 0, 1, 1), 5, 0)[0, 0, 0] == 5000
 
 
+def test_a_described_source_says_something_else_of_the_same_pixels() -> None:
+    described = Described(Stack(), pixel_size=(2.0, 2.0))
+    assert described.spec == dataclasses.replace(Stack().spec, pixel_size=(2.0, 2.0))
+    assert described.read(Region(0, 0, 1, 1), 2, 1)[0, 0, 0] == 12_000 and missing_tiles(described) == 7
+
+
+@pytest.mark.parametrize("text", ["far red", "DAPI,far red", " far red , 0", "488"])
+def test_channels_are_chosen_by_names_with_spaces_and_names_that_are_numbers(text: str) -> None:
+    pixels = np.arange(3, dtype=np.uint8)[None, None]
+    source = select(ArraySource(pixels, channel_names=("DAPI", "far red ", "488")), 0, None, text, PATH)
+    wanted = {"DAPI": 0, "0": 0, "far red": 1, "488": 2}
+    assert source.read(source.spec.region).ravel().tolist() == [wanted[part.strip()] for part in text.split(",")]
+
+
 def test_sources_that_count_no_tiles_miss_none() -> None:
     assert missing_tiles(ArraySource(np.zeros((2, 2)))) == 0
 
@@ -88,16 +104,24 @@ def test_selection_of_a_level_and_of_everything() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "pattern"),
+    ("text", "planes", "numbers"),
     [
-        (None, r"image\.tif: has 6 planes along t \(0 \.\. 1\) x z \(0 \.\. 2\): .* --plane t=0,z=0$"),
-        ("z=2", r"--plane t=0,z=2$"),
-        ("", r"--plane t=0,z=0$"),
+        (None, (("t", 2), ("z", 3)), [0, 1, 2, 3, 4, 5]),
+        ("", (("t", 2), ("z", 3)), [0, 1, 2, 3, 4, 5]),
+        ("z=*, t=*", (("t", 2), ("z", 3)), [0, 1, 2, 3, 4, 5]),
+        ("z=2,t=*", (("t", 2),), [2, 5]),
+        ("t=1", (("z", 3),), [3, 4, 5]),
+        ("z=1-2", (("t", 2), ("z", 2)), [1, 2, 4, 5]),
+        ("t=0,z=0 - 1", (("z", 2),), [0, 1]),
+        ("t=1-1,z=2", (), [5]),
     ],
 )
-def test_open_planes_are_an_input_error_with_the_cure(text: str | None, pattern: str) -> None:
-    with pytest.raises(InputError, match=pattern):
-        select(Stack(), 0, text, None, PATH)
+def test_axes_of_which_one_plane_is_chosen_vanish_and_the_others_stay(text, planes, numbers) -> None:
+    source = select(Stack(), 0, text, "1", PATH)
+    assert source.spec.planes == planes and source.spec.plane_count == len(numbers)
+    read = [int(source.read(Region(1, 2, 1, 1), plane)[0, 0, 0]) for plane in range(len(numbers))]
+    assert read == [1000 * number + 512 for number in numbers]
+    assert View(source, len(numbers) - 1).read(Region(0, 0, 1, 1))[0, 0, 0] == 1000 * numbers[-1] + 500
 
 
 @pytest.mark.parametrize(
@@ -105,7 +129,10 @@ def test_open_planes_are_an_input_error_with_the_cure(text: str | None, pattern:
     [
         (2, "z=0,t=0", None, r"--level 2: image\.tif has levels 0 \.\. 1"),
         (-1, "z=0,t=0", None, "--level -1"),
-        (0, "z=*,t=0", None, "one plane at a time"),
+        (0, "z=1,z=2", None, "names z twice; a range is z=0-2"),
+        (0, "z=2-1", None, "a range such as 0-2"),
+        (0, "z=1-3", None, "from 0 to 2"),
+        (0, "z=1-", None, "from 0 to 2"),
         (0, "z=3,t=0", None, r"z of image\.tif is a number from 0 to 2"),
         (0, "z=-1,t=0", None, "from 0 to 2"),
         (0, "z,t=0", None, "from 0 to 2"),

@@ -1,0 +1,110 @@
+"""Images at another pixel size: resampled on one global grid as they are read, so that every tiling gives the same pixels.
+
+Output pixel ``i`` of an axis is centred at ``(i + 0.5) / factor - 0.5`` of the input. Pixels are weighted by a triangle
+around it: of half-width 1 where the image grows (bilinear), of ``1 / factor`` where it shrinks, so that nothing is
+skipped. Labels and classes take the nearest pixel.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from i2i.contracts import Array, ImageSpec, Source
+from i2i.formats.views import missing_tiles
+from i2i.geometry import Region
+
+_MOST_PIXELS = 2**22
+"""Of the source that are read at once: what a region needs may be many times larger than the region."""
+
+
+@dataclass(frozen=True)
+class _Taps:
+    """For each of N output pixels along an axis, T input pixels and their weights, (N, T): in a constant order, summing to 1."""
+
+    indices: npt.NDArray[np.int64]
+    weights: npt.NDArray[np.float64]
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """The first input pixel needed, and the number of them."""
+        first = int(self.indices.min())
+        return first, int(self.indices.max()) - first + 1
+
+
+def _taps(start: int, count: int, size: int, factor: float, nearest: bool) -> _Taps:
+    """Those of ``count`` output pixels from ``start`` on, for an input axis of ``size`` pixels; beyond it there is nothing."""
+    centres = (np.arange(start, start + count, dtype=np.float64) + 0.5) / factor
+    if nearest:
+        return _Taps(np.floor(centres).astype(np.int64).clip(0, size - 1)[:, None], np.ones((count, 1)))
+    centres -= 0.5
+    reach = max(1.0, 1 / factor)
+    first = np.floor(centres - reach).astype(np.int64) + 1
+    indices = first[:, None] + np.arange(math.ceil(2 * reach) + 1)
+    weights = np.maximum(0, 1 - np.abs(indices - centres[:, None]) / reach)
+    weights[(indices < 0) | (indices >= size)] = 0
+    return _Taps(indices.clip(0, size - 1), weights / weights.sum(1, keepdims=True))
+
+
+class Resampled:
+    """A source on another grid: ``factors`` times as high and wide, described by ``spec`` (of the source's channels, dtype
+    and planes). ``nearest``: for numbers that are names. A :class:`~i2i.contracts.Source`."""
+
+    def __init__(self, source: Source, spec: ImageSpec, factors: tuple[float, float], nearest: bool = False) -> None:
+        self._source, self._factors, self._nearest = source, factors, nearest
+        self.spec = dataclasses.replace(spec, levels=(), tiling=None)
+
+    @property
+    def missing_tiles(self) -> int:
+        """Of the source, where it counts them; else 0."""
+        return missing_tiles(self._source)
+
+    def read(self, region: Region, plane: int = 0, level: int = 0) -> Array:
+        """See :class:`i2i.contracts.Source`; ``level`` can only be 0. What is read of the source at once is bounded."""
+        size = self._source.spec
+        rows = _taps(region.y, region.height, size.height, self._factors[0], self._nearest)
+        columns = _taps(region.x, region.width, size.width, self._factors[1], self._nearest)
+        (top, height), (left, width) = rows.span, columns.span
+        if height * width > _MOST_PIXELS and region.height > 1:
+            half = region.height // 2
+            upper = Region(region.y, region.x, half, region.width)
+            lower = Region(region.y + half, region.x, region.height - half, region.width)
+            return np.concatenate([self.read(upper, plane), self.read(lower, plane)])
+        pixels = self._source.read(Region(top, left, height, width), plane)
+        if self._nearest:
+            return np.ascontiguousarray(pixels[rows.indices - top, (columns.indices - left).T])
+        summed = _weighted(_weighted(pixels, rows, top), columns, left, axis=1)
+        return _as(summed, self.spec.dtype)
+
+    def close(self) -> None:
+        self._source.close()
+
+
+def _weighted(pixels: Array, taps: _Taps, first: int, axis: int = 0) -> npt.NDArray[np.float64]:
+    """The weighted sums along an axis of (H, W, C), one tap after the other: the same for every region."""
+    shape = (-1, 1, 1) if axis == 0 else (1, -1, 1)
+    parts = (
+        pixels.take(taps.indices[:, tap] - first, axis) * taps.weights[:, tap].reshape(shape)
+        for tap in range(taps.weights.shape[1])
+    )
+    total = next(parts).astype(np.float64, copy=False)
+    for part in parts:
+        total += part
+    return total
+
+
+def _as(values: npt.NDArray[np.float64], dtype: str) -> Array:
+    """Rounded where the dtype has no fractions."""
+    return values.astype(dtype) if np.dtype(dtype).kind == "f" else values.round().astype(dtype)
+
+
+def resampled(source: Source, factors: tuple[float, float]) -> Source:
+    """An image ``factors`` times as high and wide (rounded), its pixels as much smaller."""
+    spec = source.spec
+    height, width = max(1, round(spec.height * factors[0])), max(1, round(spec.width * factors[1]))
+    size = spec.pixel_size and (spec.pixel_size[0] / factors[0], spec.pixel_size[1] / factors[1])
+    return Resampled(source, dataclasses.replace(spec, height=height, width=width, pixel_size=size), factors)
