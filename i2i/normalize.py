@@ -67,9 +67,10 @@ class Normalization:
 
     def apply(self, pixels: Array) -> npt.NDArray[np.float32]:
         """(H, W, C) of any dtype -> float32 of the same shape."""
-        offset, scale = np.asarray(self.offset, np.float64), np.asarray(self.scale, np.float64)
-        result: npt.NDArray[np.float32] = ((pixels - offset) / scale).astype(np.float32)
-        return result
+        kind = np.float32 if pixels.dtype.itemsize <= 2 or pixels.dtype == np.float32 else np.float64
+        result = np.subtract(pixels, np.asarray(self.offset, kind), dtype=kind)
+        result /= np.asarray(self.scale, kind)
+        return result.astype(np.float32, copy=False)
 
 
 def _dtype_range(dtype: str) -> tuple[float, float]:

@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 from i2i.engine.dense import compute_region, run_dense
 from i2i.engine.iterate import run_image
-from i2i.engine.job import Job, Outcome, Progress, convert
+from i2i.engine.job import Job, Outcome, Progress, convert, network_for
 from i2i.engine.objects import compute_objects, run_instances
 
-__all__ = ["Job", "Outcome", "Progress", "compute_objects", "compute_region", "convert", "run_job"]
+__all__ = ["Job", "Outcome", "Progress", "compute_objects", "compute_region", "convert", "network_for", "run_job"]
 
 _RUNNERS: dict[str, Callable[[Job], Outcome]] = {"dense": run_dense, "instances": run_instances, "image": run_image}
 

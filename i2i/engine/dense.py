@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 
 from i2i.backends import run_batch, to_array
 from i2i.canvas import Layer
 from i2i.contracts import Array, DensePredictor, Output, Predictor, Source
-from i2i.engine.job import Job, Outcome, convert, each_block, layer
+from i2i.engine.job import Job, Network, Outcome, Todo, convert, layer
 from i2i.engine.labels import label
+from i2i.engine.pipeline import Behind, ahead
 from i2i.errors import PluginError
 from i2i.geometry import Block, Grid, Region, Tile
 from i2i.planner import Plan
 from i2i.stitch import Blended, Cropped, Pixels, answer_region, batches, check_answer, tiles_for, window_pixels
 
 
-def compute_region(source: Source, predictor: DensePredictor, grid: Grid, region: Region, plan: Plan) -> Pixels:
+def compute_region(
+    source: Source,
+    predictor: DensePredictor,
+    grid: Grid,
+    region: Region,
+    plan: Plan,
+    windows: Iterator[list[Array]] | None = None,
+    network: Network | None = None,
+) -> Pixels:
     """The raw output of a region: (height, width, channels_out) float32, times the footprint's scale. A pure function.
 
-    Any region may be asked for; a block's result is that of its region.
+    Any region may be asked for; a block's result is that of its region. ``windows``: those of the region's batches, where
+    they were read ahead; ``network``: what runs the predictor's, where that is not torch.
     """
     footprint, halo = predictor.footprint, grid.rows.halo
     merged = Blended(footprint, region, halo) if footprint.merge == "blend" else Cropped(footprint, region)
     for tiles in batches(tiles_for(grid, footprint, region), plan.batch):
-        answers = to_array(run_batch(predictor, read_windows(source, predictor, tiles), plan.runtime))
+        seen = read_windows(source, predictor, tiles) if windows is None else next(windows)
+        answers = to_array(run_batch(network or predictor, seen, plan.runtime))
         for tile, answer in zip(tiles, answers, strict=True):
             covered = answer_region(footprint, tile.window, halo)
             check_answer(footprint, answer, covered)
@@ -35,18 +47,30 @@ def read_windows(source: Source, predictor: Predictor, tiles: Sequence[Tile]) ->
     return [window_pixels(source, predictor, tile.window) for tile in tiles]
 
 
+def windows_ahead(job: Job, tiles: Iterable[list[Tile]]) -> Generator[list[Array]]:
+    """The windows of each batch of the lists of tiles, read while others are computed."""
+    groups = (batch for several in tiles for batch in batches(several, job.plan.batch))
+    return ahead(lambda batch: read_windows(job.source, job.predictor, batch), groups)
+
+
 def _infer(job: Job, outcome: Outcome, output: Output) -> Layer:
     """Stage ``infer``: the network's output, converted to what was asked for."""
-    predictor = job.predictor
+    predictor, grid = job.predictor, job.grid
     assert isinstance(predictor, DensePredictor)
+    footprint = predictor.footprint
     written = layer(job, output.name, output.channels, output.dtype, output.channel_names)
-    grid, scale = job.grid, predictor.footprint.scale
+    todo = Todo(job, outcome, "infer")
 
-    def work(block: Block) -> None:
-        raw = compute_region(job.source, predictor, grid, block.region, job.plan)
-        written.write(block.region.scaled(scale), convert(predictor, raw, output))
+    def finish(block: Block, raw: Pixels) -> None:
+        written.write(block.region.scaled(footprint.scale), convert(predictor, raw, output))
+        todo.finished(block)
 
-    each_block(job, outcome, "infer", work)
+    tiles = (tiles_for(grid, footprint, block.region) for block in todo.blocks())
+    with closing(windows_ahead(job, tiles)) as windows, Behind() as behind:
+        for block in todo.blocks():
+            raw = compute_region(job.source, predictor, grid, block.region, job.plan, windows, job.network)
+            behind.call(finish, block, raw)
+            todo.show(block)
     return written
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
+from i2i.backends import compile_network
 from i2i.canvas import Canvas, Layer, layer_spec
 from i2i.contracts import Array, DensePredictor, ImagePredictor, Output, Predictor, Source
 from i2i.errors import PluginError
@@ -14,6 +17,7 @@ from i2i.geometry import Block, Grid
 from i2i.planner import Plan
 from i2i.stitch import Pixels
 
+Network = Callable[[Any], Any]
 Progress = Callable[[str, float], None]
 """Told the stage's name and the share of it that is done, 0 .. 1."""
 
@@ -34,6 +38,19 @@ class Job:
     def grid(self) -> Grid:
         return self.plan.grid(self.source.spec, self.predictor.footprint)
 
+    @cached_property
+    def network(self) -> Network:
+        """What runs the predictor's network on the plan's backend, for windows of the grid."""
+        return network_for(self.predictor, self.grid, self.plan)
+
+
+def network_for(predictor: Predictor, grid: Grid, plan: Plan) -> Network:
+    """What runs a predictor's network on the plan's backend, for windows of ``grid``."""
+    if not isinstance(predictor, DensePredictor):
+        return predictor  # type: ignore[return-value]  # the others have no backend but torch
+    shape = (plan.batch, predictor.footprint.channels_in, *grid.window_shape)
+    return compile_network(predictor, shape, plan.runtime, plan.threads)
+
 
 @dataclass
 class Outcome:
@@ -46,16 +63,35 @@ class Outcome:
     warnings: list[str] = field(default_factory=list)
 
 
+class Todo:
+    """The blocks of a stage that the journal does not name; those that are finished are named and counted."""
+
+    def __init__(self, job: Job, outcome: Outcome, stage: str) -> None:
+        self._job, self._outcome, self._stage = job, outcome, stage
+        self._grid, self._done = job.grid, job.canvas.done(stage)
+        outcome.reused += len(self._done)
+
+    def blocks(self) -> Iterator[Block]:
+        """Those to do, in raster order; may be asked for again."""
+        return (block for block in self._grid.blocks() if block.index not in self._done)
+
+    def finished(self, block: Block) -> None:
+        """What the block gave is kept."""
+        self._job.canvas.mark(self._stage, block.index)
+        self._outcome.computed += 1
+
+    def show(self, block: Block) -> None:
+        """Progress: the blocks up to this one."""
+        self._job.progress(self._stage, (block.index + 1) / self._grid.block_count)
+
+
 def each_block(job: Job, outcome: Outcome, stage: str, work: Callable[[Block], None]) -> None:
     """Do ``work`` for every block that the journal does not name, and name it."""
-    grid, done = job.grid, job.canvas.done(stage)
-    outcome.reused += len(done)
-    for count, block in enumerate(grid.blocks(), 1):
-        if block.index not in done:
-            work(block)
-            job.canvas.mark(stage, block.index)
-            outcome.computed += 1
-        job.progress(stage, count / grid.block_count)
+    todo = Todo(job, outcome, stage)
+    for block in todo.blocks():
+        work(block)
+        todo.finished(block)
+        todo.show(block)
 
 
 def layer(job: Job, name: str, channels: int, dtype: str, names: tuple[str, ...] = ()) -> Layer:

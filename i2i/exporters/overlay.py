@@ -3,37 +3,58 @@
 from __future__ import annotations
 
 import colorsys
+import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from i2i.contracts import Array, Exported, Exporter, Source
-from i2i.geometry import Region
+from i2i.contracts import Array, Exported, Exporter, ImageSpec, Source
+from i2i.geometry import Region, round_up
 
 LONGEST = 2048
-_BAND = 1024
+_BYTES = 2**24
+"""Of the pixels that are reduced at a time."""
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 Picture = npt.NDArray[np.uint8]
 
 
 def reduced(source: Source, factor: int, mean: bool) -> Array:
-    """A source made ``factor`` times smaller, band by band: (H, W, C). Means of squares, float32, or top left pixels."""
+    """A source made ``factor`` times smaller, piece by piece: (H, W, C). Means of squares, float32, or top left pixels."""
     spec = source.spec
-    step = max(1, _BAND // factor) * factor
-    bands = []
-    for y in range(0, spec.height, step):
-        band = source.read(Region(y, 0, min(step, spec.height - y), spec.width))
-        bands.append(_mean(band, factor) if mean else band[::factor, ::factor])
-    return np.concatenate(bands)
+    shape = -(-spec.height // factor), -(-spec.width // factor), spec.channels
+    result = np.empty(shape, np.float32 if mean else spec.dtype)
+    for region in _pieces(spec, factor):
+        pixels = source.read(region)
+        y, x = region.y // factor, region.x // factor
+        small = _mean(pixels, factor) if mean else pixels[::factor, ::factor]
+        result[y : y + small.shape[0], x : x + small.shape[1]] = small
+    return result
 
 
-def _mean(band: Array, factor: int) -> Array:
+def _pieces(spec: ImageSpec, factor: int) -> Iterator[Region]:
+    """The image in squares of ``_BYTES``, or wider where the file holds wide strips; sides are multiples of ``factor``."""
+    pixels = _BYTES // (spec.channels * np.dtype(spec.dtype).itemsize)
+    side, strip = math.isqrt(pixels), spec.tiling[1] if spec.tiling else 0
+    columns = round_up(strip, factor) if strip > side else _multiple(side, factor)
+    rows = _multiple(pixels // columns, factor)
+    for y in range(0, spec.height, rows):
+        for x in range(0, spec.width, columns):
+            yield Region(y, x, rows, columns).intersect(spec.region)
+
+
+def _multiple(length: int, factor: int) -> int:
+    """The largest multiple of ``factor`` up to ``length``, and at least one."""
+    return max(1, length // factor) * factor
+
+
+def _mean(pixels: Array, factor: int) -> Array:
     if factor == 1:
-        return band.astype(np.float32)
-    rows = np.add.reduceat(band.astype(np.float32), np.arange(0, band.shape[0], factor), axis=0)
-    both = np.add.reduceat(rows, np.arange(0, band.shape[1], factor), axis=1)
-    counts = (_counts(band.shape[0], factor)[:, None] * _counts(band.shape[1], factor)[None, :])[..., None]
+        return pixels.astype(np.float32)
+    rows = np.add.reduceat(pixels, np.arange(0, pixels.shape[0], factor), axis=0, dtype=np.float32)
+    both = np.add.reduceat(rows, np.arange(0, pixels.shape[1], factor), axis=1)
+    counts = (_counts(pixels.shape[0], factor)[:, None] * _counts(pixels.shape[1], factor)[None, :])[..., None]
     return (both / counts).astype(np.float32)
 
 

@@ -1,81 +1,125 @@
-"""A table of the objects: one CSV row each."""
+"""A table of the objects: one CSV row each, sorted by id. Objects are measured a range of ids at a time."""
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from i2i.contracts import Exported, Exporter, Source
+from i2i.contracts import Array, Exported, Exporter, ImageSpec, Source
 from i2i.geometry import make_grid
 
 _SIDE = 2048
-_FAR = np.iinfo(np.int64).max
+_IDS = 2**22
+"""Objects measured at a time: 40 bytes each."""
+_ROWS = 2**14
+_FAR = 2**31 - 1
+_COLUMNS = ("id", "area", "y", "x", "top", "left", "bottom", "right")
+_MICROMETRES = ("area_um2", "y_um", "x_um")
+
+Ints = npt.NDArray[np.int64]
 
 
 class _Measures:
-    """Sums over the pixels of each object, grown as larger ids appear."""
+    """Sums over the pixels of the objects with the ids ``first``, ``first`` + 1 and so on, ``count`` of them. Arrays grow with
+    the ids that appear. ``sums``, ``low`` and ``high`` are of y and x; the last pixel is at ``high``."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: int, count: int) -> None:
+        self._first, self._count = first, count
         self.area = np.zeros(0, np.int64)
-        self.sums = np.zeros((0, 2), np.float64)
-        self.low = np.zeros((0, 2), np.int64)
-        self.high = np.zeros((0, 2), np.int64)
+        self.sums = np.zeros((2, 0), np.int64)
+        self.low = np.zeros((2, 0), np.int32)
+        self.high = np.zeros((2, 0), np.int32)
 
-    def _grow(self, count: int) -> None:
-        more = count - len(self.area)
-        if more > 0:
-            self.area = np.concatenate([self.area, np.zeros(more, np.int64)])
-            self.sums = np.concatenate([self.sums, np.zeros((more, 2))])
-            self.low = np.concatenate([self.low, np.full((more, 2), _FAR)])
-            self.high = np.concatenate([self.high, np.full((more, 2), -1)])
+    def _reserve(self, count: int) -> None:
+        """Room for so many objects, twice what there was where that is not enough: growing must not cost much."""
+        if count <= len(self.area):
+            return
+        more = min(self._count, max(count, 2 * len(self.area))) - len(self.area)
+        self.area = np.pad(self.area, (0, more))
+        self.sums = np.pad(self.sums, ((0, 0), (0, more)))
+        self.low = np.pad(self.low, ((0, 0), (0, more)), constant_values=_FAR)
+        self.high = np.pad(self.high, ((0, 0), (0, more)), constant_values=-1)
 
-    def add(self, labels: npt.NDArray[np.int64], y: int, x: int) -> None:
-        """The pixels (H, W) of a block whose top left is at ``y``, ``x``."""
-        rows, columns = np.nonzero(labels)
-        ids = labels[rows, columns]
-        self._grow(int(ids.max(initial=-1)) + 1)
-        places = np.stack([rows + y, columns + x], 1)
-        self.area += np.bincount(ids, minlength=len(self.area))
-        for axis in (0, 1):
-            self.sums[:, axis] += np.bincount(ids, places[:, axis], minlength=len(self.area))
-        np.minimum.at(self.low, ids, places)
-        np.maximum.at(self.high, ids, places)
+    def add(self, labels: Array, top: int, left: int) -> tuple[int, int]:
+        """The pixels (H, W) of a block whose top left is at ``top``, ``left``. Returns the lowest and highest id in it."""
+        ids, y, x, length = _runs(labels)
+        chosen = (ids >= self._first) & (ids < self._first + self._count)
+        self._add_runs(ids[chosen] - self._first, y[chosen] + top, x[chosen] + left, length[chosen])
+        return int(ids.min(initial=2**32)), int(ids.max(initial=0))
 
+    def _add_runs(self, places: Ints, y: Ints, x: Ints, length: Ints) -> None:
+        if not len(places):
+            return
+        self._reserve(int(places.max()) + 1)
+        last = x + length - 1
+        np.add.at(self.area, places, length)
+        for axis, begin, end, total in ((0, y, y, y * length), (1, x, last, (x + last) * length // 2)):
+            np.add.at(self.sums[axis], places, total)
+            np.minimum.at(self.low[axis], places, begin.astype(np.int32))
+            np.maximum.at(self.high[axis], places, end.astype(np.int32))
 
-def measure(labels: Source) -> list[dict[str, float | int]]:
-    """For each object: id, area, centroid and box (bottom and right exclusive) in pixels; with a known pixel size also
-    area and centroid in micrometres. Read block by block."""
-    spec, measures = labels.spec, _Measures()
-    for block in make_grid((spec.height, spec.width), (_SIDE, _SIDE)).blocks():
-        measures.add(labels.read(block.region)[..., 0].astype(np.int64), block.region.y, block.region.x)
-    rows: list[dict[str, float | int]] = []
-    for number in np.flatnonzero(measures.area).tolist():
-        area = int(measures.area[number])
-        y, x = (measures.sums[number] / area).tolist()
-        (top, left), (bottom, right) = measures.low[number].tolist(), (measures.high[number] + 1).tolist()
-        row: dict[str, float | int] = {
-            "id": number, "area": area, "y": round(y, 2), "x": round(x, 2),
-            "top": top, "left": left, "bottom": bottom, "right": right,
-        }  # fmt: skip
+    def rows(self, spec: ImageSpec) -> Iterator[tuple[float, ...]]:
+        """See :func:`measure`."""
+        places = np.flatnonzero(self.area)
+        for start in range(0, len(places), _ROWS):
+            yield from self._some_rows(places[start : start + _ROWS], spec)
+
+    def _some_rows(self, places: Ints, spec: ImageSpec) -> Iterator[tuple[float, ...]]:
+        area = self.area[places]
+        y, x = self.sums[:, places] / area
+        whole = [places + self._first, area, *self.low[:, places], *(self.high[:, places] + 1)]
+        number, area_list, top, left, bottom, right = (column.tolist() for column in whole)
+        columns = [number, area_list, _rounded(y, 2), _rounded(x, 2), top, left, bottom, right]
         if spec.pixel_size:
             tall, wide = spec.pixel_size
-            row |= {"area_um2": round(area * tall * wide, 4), "y_um": round(y * tall, 4), "x_um": round(x * wide, 4)}
-        rows.append(row)
-    return rows
+            columns += [_rounded(area * tall * wide, 4), _rounded(y * tall, 4), _rounded(x * wide, 4)]
+        return zip(*columns, strict=True)
 
 
-_COLUMNS = ["id", "area", "y", "x", "top", "left", "bottom", "right"]
-_MICROMETRES = ["area_um2", "y_um", "x_um"]
+def _rounded(values: Array, digits: int) -> list[float]:
+    return [round(value, digits) for value in values.tolist()]
+
+
+def _runs(labels: Array) -> tuple[Ints, Ints, Ints, Ints]:
+    """Runs of one object along rows: id, y and x of the first pixel, length."""
+    begins = labels > 0
+    ends = begins.copy()
+    change = labels[:, 1:] != labels[:, :-1]
+    begins[:, 1:] &= change
+    ends[:, :-1] &= change
+    starts = np.flatnonzero(begins)
+    y, x = np.divmod(starts, labels.shape[1])
+    return labels[y, x].astype(np.int64), y, x, np.flatnonzero(ends) - starts + 1
+
+
+def measure(labels: Source) -> Iterator[tuple[float, ...]]:
+    """For each object, by id: id, area, centroid and box (bottom and right exclusive) in pixels; with a known pixel size also
+    area and centroid in micrometres. Read block by block, and once more for each further range of ids where these occur."""
+    spec = labels.spec
+    blocks = list(make_grid((spec.height, spec.width), (_SIDE, _SIDE)).blocks())
+    extents = [(1, 1)] * len(blocks)  # lowest and highest id of each: unknown yet, so that the first range reads all
+    first = 1
+    while waiting := [max(low, first) for low, high in extents if first <= high]:
+        first = min(waiting)
+        measures = _Measures(first, _IDS)
+        for block in blocks:
+            low, high = extents[block.index]
+            if low < first + _IDS and first <= high:
+                region = block.region
+                extents[block.index] = measures.add(labels.read(region)[..., 0], region.y, region.x)
+        yield from measures.rows(spec)
+        first += _IDS
 
 
 def _export(path: Path, exported: Exported) -> None:
-    columns = _COLUMNS + (_MICROMETRES if exported.result.spec.pixel_size else [])
+    columns = _COLUMNS + (_MICROMETRES if exported.result.spec.pixel_size else ())
     with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, columns)
-        writer.writeheader()
+        writer = csv.writer(stream)
+        writer.writerow(columns)
         writer.writerows(measure(exported.result))
 
 

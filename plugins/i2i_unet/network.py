@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from i2i.contracts import Footprint
 from i2i.errors import ModelError
@@ -157,6 +158,18 @@ def _initialise(layer: nn.Module) -> None:
         nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
+
+
+def folded(network: UNet) -> UNet:
+    """The network, in evaluation mode, with each batch norm folded into the convolution before it: the same function, in fewer
+    passes over the pixels. Changes ``network`` itself."""
+    for block in (*network.down, *network.merge):
+        assert isinstance(block, DoubleConv)
+        for place in (0, 3):
+            convolution, norm = block[place], block[place + 1]
+            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                block[place], block[place + 1] = fuse_conv_bn_eval(convolution, norm), nn.Identity()
+    return network
 
 
 def halo(config: UNetConfig) -> int:

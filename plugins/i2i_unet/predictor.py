@@ -15,18 +15,20 @@ from torch import Tensor
 from i2i.contracts import Array, DensePredictor, LabelRule, Model, Output, Runtime, Source
 from i2i.errors import ModelError
 from i2i.normalize import Normalization
-from i2i_unet.network import UNet, UNetConfig, footprint, forward_window
+from i2i_unet.network import UNet, UNetConfig, folded, footprint, forward_window
 
 
 class UNetPredictor(DensePredictor):
     """Results: ``classes`` (the likeliest), ``probabilities`` (softmax, 0 .. 255) and, with a label rule, ``labels``."""
+
+    traceable = True
 
     def __init__(self, network: UNet, normalization: Normalization, class_names: tuple[str, ...], rule: LabelRule | None) -> None:
         self.network = network
         self.normalization = normalization
         self.label_rule = rule
         self.footprint = footprint(network.config)
-        self.window_bytes = window_bytes(network.config)
+        self.window_bytes = window_bytes(network.config, network.head.weight.dtype.itemsize)
         classes = Output("classes", 1, "uint8", "classes")
         probabilities = Output("probabilities", len(class_names), "uint8", "probabilities", class_names)
         labels = Output("labels", 1, "uint32", "labels")
@@ -47,20 +49,30 @@ class UNetPredictor(DensePredictor):
         return self.normalization.apply(pixels)
 
     def __call__(self, batch: Tensor) -> Tensor:
-        return forward_window(self.network, batch)
+        return forward_window(self.network, batch.to(self.network.head.weight.dtype)).float()
 
     def convert(self, raw: npt.NDArray[np.float32], output: Output) -> Array:
         if output.name == "classes":
-            return raw.argmax(2, keepdims=True).astype(output.dtype)
+            return likeliest(raw).astype(output.dtype, copy=False)
         shifted = np.exp(raw - raw.max(2, keepdims=True))
         probabilities = shifted / shifted.sum(2, keepdims=True)
         return np.rint(255 * probabilities).astype(output.dtype)
 
 
-def window_bytes(config: UNetConfig) -> int:
-    """Activations that live at once for each pixel of a window, in bytes (fp32): at the first level the skip, the merged pair
-    and a convolution's output with its scratch space; measured within a fifth for depths 3 to 5."""
-    return 4 * (config.channels + 2 * config.classes + 8 * config.filters)
+def likeliest(raw: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """(H, W, C) -> (H, W, 1): the channel that is the largest, the first of equals. As ``argmax``, several times faster."""
+    best, index = raw[..., 0], np.zeros(raw.shape[:2], np.uint8)
+    for number in range(1, raw.shape[2]):
+        np.maximum(index, (raw[..., number] > best) * np.uint8(number), out=index)
+        best = np.maximum(best, raw[..., number])
+    return index[..., None]
+
+
+def window_bytes(config: UNetConfig, itemsize: int = 4) -> int:
+    """Activations that live at once for each pixel of a window, in bytes, of a network that computes in numbers of ``itemsize``
+    bytes: at the first level the skip, the merged pair and a convolution's output with its scratch space; measured within a
+    fifth for depths 3 to 5."""
+    return itemsize * (config.channels + config.classes + 9 * config.filters) + 8 * config.classes
 
 
 @dataclass(frozen=True)
@@ -113,6 +125,9 @@ def _rule(values: Any, classes: int) -> LabelRule:
     return LabelRule(**values)
 
 
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
 def load(model: Model, runtime: Runtime) -> UNetPredictor:
     """The predictor of a model file. Raises ``ModelError`` when its header or its tensors are not those of a U-Net.
 
@@ -126,7 +141,8 @@ def load(model: Model, runtime: Runtime) -> UNetPredictor:
         raise ModelError(f"{model.path}: its weights do not fit the network its header describes: {misfit}; {_CURE}")
     weights = {name: value.to(expected[name].dtype, copy=True) for name, value in tensors.items()}
     network.load_state_dict(weights, assign=True)
-    network = network.eval().requires_grad_(False).to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = folded(network.eval().requires_grad_(False))
+    network = network.to(runtime.device, _DTYPES[runtime.precision], memory_format=torch.channels_last)  # type: ignore[call-overload]
     return UNetPredictor(network, header.normalization, header.class_names, header.rule)
 
 

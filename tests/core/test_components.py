@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from i2i.components import finish_block, grow, label_array, label_block, resolve
-from i2i.contracts import LabelRule
-from i2i.geometry import Grid, Region, make_grid
+from i2i import components
+from i2i.canvas import DiskCanvas, layer_spec
+from i2i.components import FREE, BlockComponents, block_components, finish_block, grow, label_array, local_labels, resolve
+from i2i.contracts import Footprint, LabelRule, Output
+from i2i.engine.job import Job, Outcome
+from i2i.engine.labels import label
+from i2i.formats.views import ArraySource
+from i2i.geometry import Grid, make_grid
+from i2i.testing import blobs
 
 deterministic = settings(derandomize=True, deadline=None, max_examples=120)
 images = hnp.array_shapes(min_dims=2, max_dims=2, max_side=16).flatmap(
@@ -28,20 +41,17 @@ sides = st.integers(1, 9)
 
 def over_blocks(classes: np.ndarray, rule: LabelRule, grid: Grid, order: list[int] | None = None) -> tuple[np.ndarray, int]:
     """The labels of an image computed block by block, and how many there are."""
-    local, final = np.zeros(classes.shape, np.uint32), np.zeros(classes.shape, np.uint32)
-    parts = {}
+    final, parts, rows = np.zeros(classes.shape, np.uint32), {}, {}
+    pixels = {block.index: classes[block.region.slices] for block in grid.blocks()}
+    local = {index: local_labels(part, rule) for index, part in pixels.items()}
     for index in order or range(grid.block_count):
-        region = grid.block(index).region
-        local[region.slices], parts[index] = label_block(classes[region.slices], rule, region, classes.shape[1])
-
-    def read(region: Region) -> np.ndarray:
-        return local[region.slices]
-
-    mapping = resolve(grid, [parts[index] for index in range(grid.block_count)], read, rule)
+        parts[index] = block_components(local[index], pixels[index], rule)
+    count = resolve(grid, rule, parts.__getitem__, rows.__setitem__)
     for index in order or range(grid.block_count):
         block = grid.block(index)
-        final[block.region.slices] = finish_block(grid, mapping, rule, block, read, lambda r: classes[r.slices])
-    return final, mapping.count
+        labels = finish_block(grid, rule, block, pixels[index], local[index], rows.__getitem__)
+        final[block.region.slices] = labels
+    return final, count
 
 
 def flood_fill(classes: np.ndarray, rule: LabelRule) -> np.ndarray:
@@ -146,14 +156,119 @@ def test_a_dropped_speck_does_not_grow() -> None:
     assert label_array(classes, LabelRule(1, 2, 2, min_area=2)).tolist() == [[0, 0, 1, 1, 1, 1]]
 
 
-def test_growing_leaves_its_input_alone() -> None:
-    labels = np.array([[7, 0, 0, 0]], np.uint32)
-    grown = grow(labels, np.ones((1, 4), bool), 2)
-    assert grown.tolist() == [[7, 7, 7, 0]] and grown.dtype == np.uint32
-    assert labels.tolist() == [[7, 0, 0, 0]]
+def test_objects_grow_into_free_pixels_only_and_what_stays_free_is_no_object() -> None:
+    labels = np.zeros((3, 9), np.uint32)
+    labels[1, 1:8] = [7, FREE, FREE, FREE, 0, FREE, 3]
+    grow(labels, 2)
+    assert labels[1].tolist() == [0, 7, 7, 7, 0, 0, 3, 3, 0]
+    assert not labels[[0, 2]].any() and labels.dtype == np.uint32
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (5, 5)])
 def test_an_image_without_objects_has_no_labels(shape: tuple[int, int]) -> None:
     labels, count = over_blocks(np.zeros(shape, np.uint8), LabelRule(1, 2, 2, 3), make_grid(shape, (2, 2)))
     assert count == 0 and not labels.any() and labels.dtype == np.uint32
+
+
+# ------------------------------------------------------------------------------------------------------- large images
+
+
+def blob_classes(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Many objects, some of which touch only through the border class."""
+    return np.array([0, 2, 1], np.uint8)[np.digitize(blobs(height, width, 1, seed)[..., 0], [60, 90])]
+
+
+@pytest.mark.parametrize("block", [(40, 40), (7, 64), (150, 3), (61, 133)])
+@pytest.mark.parametrize("dilate", [0, 2, 9])
+def test_labels_over_many_blocks_are_those_of_the_whole(block: tuple[int, int], dilate: int) -> None:
+    classes, rule = blob_classes(150, 133), LabelRule(1, 2, dilate, 5)
+    expected = label_array(classes, rule)
+    assert expected.max() > 8
+    labels, count = over_blocks(classes, rule, make_grid(classes.shape, block))
+    np.testing.assert_array_equal(labels, expected)
+    assert count == expected.max()
+
+
+def test_local_numbers_may_come_in_any_order() -> None:
+    """The first pixels of a block's components need not rise with their numbers."""
+    classes = blob_classes(60, 50)
+    grid = make_grid(classes.shape, classes.shape)
+    local = local_labels(classes, LabelRule())
+    turned = np.where(local, local.max() + 1 - local, 0).astype(np.uint32)
+    rows: dict[int, components.RowNumbers] = {}
+    count = resolve(grid, LabelRule(), lambda _: block_components(turned, classes, LabelRule()), rows.__setitem__)
+    found = finish_block(grid, LabelRule(), grid.block(0), classes, turned, rows.__getitem__)
+    assert count == local.max() > 3
+    np.testing.assert_array_equal(found, label_array(classes, LabelRule()))
+
+
+def test_only_components_at_block_borders_are_held_for_the_whole_image() -> None:
+    grid, count = make_grid((80 * 200, 400), (200, 200)), 20_000
+    frame = np.zeros((4, 200), np.uint32)
+    frame[0, 5:9] = frame[1, 5:9] = 3  # joins all blocks of a column into one object
+    part = BlockComponents(np.full(count, 2, np.uint32), np.arange(0, 2 * count, 2, dtype=np.uint32), frame.ravel())
+    fetched, rows = [], []
+
+    def fetch(index: int) -> BlockComponents:
+        fetched.append(index)
+        return BlockComponents(part.areas.copy(), part.firsts.copy(), part.frame.copy())
+
+    tracemalloc.start()
+    found = resolve(grid, LabelRule(min_area=2), fetch, lambda row, numbers: rows.append((row, int(numbers.count))))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == grid.block_count * (count - 1) + 2
+    assert [row for row, _ in rows] == list(range(80)) and rows[-1][1] == found
+    assert sorted(fetched) == sorted([*range(grid.block_count)] * 2)
+    assert peak < 8e6 < 4 * found, "less than an integer for each object"
+
+
+# --------------------------------------------------------------------------------------------------- killed and resumed
+
+
+def label_on_disk(folder: Path, classes: np.ndarray, rule: LabelRule) -> tuple[np.ndarray, Outcome]:
+    """The engine's stages on a canvas in ``folder``, which may hold those of a run that was killed."""
+    source, grid = ArraySource(classes), make_grid(classes.shape, (9, 11))
+    predictor = SimpleNamespace(footprint=Footprint())
+    canvas = DiskCanvas(folder)
+    try:
+        layer = canvas.layer("classes", layer_spec(source.spec, 1, "uint8"), grid.block_shape)
+        layer.write(grid.image, classes[..., None])
+        job = Job(source, predictor, Output("labels", 1, "uint32", "labels"), SimpleNamespace(grid=lambda *_: grid), canvas)
+        outcome = Outcome(source)
+        label(job, outcome, layer, rule)
+        return outcome.result.read(grid.image)[..., 0], outcome
+    finally:
+        canvas.close()
+
+
+@contextmanager
+def killed_before(name: str, stage: str, number: int) -> Iterator[None]:
+    """The run is interrupted instead of keeping or journaling that block of a stage."""
+    original = getattr(DiskCanvas, name)
+
+    def interrupted(canvas: DiskCanvas, given: str, block: int, *rest: object) -> None:
+        if (given, block) == (stage, number):
+            raise KeyboardInterrupt
+        original(canvas, given, block, *rest)
+
+    with mock.patch.object(DiskCanvas, name, interrupted), pytest.raises(KeyboardInterrupt):
+        yield
+
+
+@pytest.mark.parametrize(
+    ("name", "stage", "number", "reused"),
+    [
+        ("store", "components", 5, 5), ("mark", "components", 5, 5), ("store", "numbers", 0, 12), ("store", "numbers", 2, 12),
+        ("mark", "labels", 0, 12), ("mark", "labels", 7, 19),
+    ],
+)  # fmt: skip
+def test_a_killed_run_goes_on_to_the_same_labels(name: str, stage: str, number: int, reused: int, tmp_path: Path) -> None:
+    classes, rule = blob_classes(36, 30, 3), LabelRule(1, 2, 3, 4)
+    with killed_before(name, stage, number):
+        label_on_disk(tmp_path, classes, rule)
+    never = mock.patch.object(components, "resolve", side_effect=AssertionError("numbered again"))
+    with never if stage == "labels" else mock.patch.object(components, "resolve", wraps=components.resolve):
+        labels, outcome = label_on_disk(tmp_path, classes, rule)
+    np.testing.assert_array_equal(labels, label_array(classes, rule))
+    assert (outcome.reused, outcome.reused + outcome.computed, outcome.objects) == (reused, 24, labels.max())

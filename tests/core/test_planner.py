@@ -185,7 +185,7 @@ def test_a_network_with_one_window_gets_that_window() -> None:
 
 
 def test_too_little_memory_for_any_window_is_refused_with_the_cure() -> None:
-    with pytest.raises(UsageError, match="--memory: too small for one window of this model; raise it") as caught:
+    with pytest.raises(UsageError, match="--memory: too small for one window of this model, .*; raise it") as caught:
         plan(weight=50_000)
     assert "\n" not in str(caught.value)
 
@@ -196,8 +196,9 @@ def test_a_small_image_needs_memory_for_itself_only() -> None:
 
 def test_a_halo_beyond_the_largest_window_is_named_for_what_it_is() -> None:
     deep = Footprint(halo=1536, multiple_of=256)
-    with pytest.raises(UsageError, match="--tile: this model sees 1536 pixels around each: give a window above 2048"):
+    with pytest.raises(UsageError, match="--memory: too small for one window of this model, which sees 1536 pixels around each"):
         plan(SLIDE, deep)
+    assert plan(SLIDE, deep, memory="64GB").tile[0] > 2 * 1536
     assert plan(SLIDE, deep, tile="4096", memory="40GB").tile == (4096, 4096)
     assert plan(PHOTO, deep).exact, "the whole image in one window needs no halo"
 
@@ -250,7 +251,9 @@ def test_large_results_grow_on_disk_small_ones_in_memory() -> None:
 
 def test_jobs_share_the_budget_and_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planner, "available_cores", lambda: 8)
-    assert [plan(PHOTO, jobs=jobs).threads for jobs in (1, 2, 3, 16)] == [8, 4, 2, 1]
+    assert [plan(PHOTO, jobs=jobs, memory="16GB").threads for jobs in (1, 2, 3, 16)] == [8, 4, 2, 1]
+    with pytest.raises(UsageError, match="--jobs 16: too many for 2.0 GB; give fewer, or more --memory"):
+        plan(PHOTO, jobs=16)
     alone, together = plan(weight=2000, memory="4GB"), plan(weight=2000, memory="4GB", jobs=4)
     assert together.tile < alone.tile
     assert plan(ImageSpec(10_000, 10_000), jobs=4).canvas == "disk", "four canvases are four times as large"

@@ -1,0 +1,94 @@
+"""How long a run will take: a piece of the image is run for real, and the rest is taken to be like it."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from i2i.backends import run_batch
+from i2i.canvas import DiskCanvas, MemoryCanvas
+from i2i.contracts import Array, Source
+from i2i.engine import Job, run_job
+from i2i.geometry import Grid, Region
+from i2i.stitch import window_pixels
+
+_SECONDS = 3.0
+"""What the network should take for the piece, about."""
+_LARGEST = 64_000_000
+"""Pixels of the piece, at most, where one core has no more."""
+
+
+class _Piece:
+    """A rectangle of a source as an image of its own."""
+
+    def __init__(self, source: Source, region: Region) -> None:
+        self._source, self._region = source, region
+        self.spec = replace(source.spec, height=region.height, width=region.width, levels=(), planes=())
+
+    def read(self, region: Region, plane: int = 0, level: int = 0) -> Array:
+        return self._source.read(region.shift(self._region.y, self._region.x))
+
+    def close(self) -> None:
+        """The source stays open."""
+
+
+def piece_of(grid: Grid, pixels: float) -> Region:
+    """Whole cores from the middle of the image: as many, along both sides alike, as make ``pixels``; all where it has fewer."""
+    height, width = grid.rows.size, grid.columns.size
+    count = 1
+    while True:
+        rows, columns = min(count, grid.rows.count), min(count, grid.columns.count)
+        size = min(rows * grid.rows.step, height), min(columns * grid.columns.step, width)
+        if size[0] * size[1] >= pixels or (rows, columns) == (grid.rows.count, grid.columns.count):
+            break
+        count += 1
+    y = (grid.rows.count - rows) // 2 * grid.rows.step
+    x = (grid.columns.count - columns) // 2 * grid.columns.step
+    return Region(y, x, *size).intersect(grid.image)
+
+
+def seconds(job: Job, planes: int, write: Callable[[Path, Source], None]) -> float | None:
+    """What running ``job``, and ``planes`` like it, and writing the results with ``write`` (given a folder) should take, without
+    opening and preparing. None for an iterative method, which cannot be tried on a piece."""
+    if job.predictor.kind == "image":
+        return None
+    region = piece_of(job.grid, min(_LARGEST, _SECONDS * _rate(job)))
+    source = _Piece(job.source, region)
+    with tempfile.TemporaryDirectory() as folder:
+        canvas = DiskCanvas(Path(folder, "canvas")) if job.plan.canvas == "disk" else MemoryCanvas()
+        piece = replace(job, source=source, canvas=canvas)
+        laps = _laps(piece, Path(folder), write)
+        canvas.close()
+    windows, pixels = job.grid.tile_count / piece.grid.tile_count, job.grid.image.area / region.area
+    network = laps.pop("infer", 0) + laps.pop("detect", 0)
+    return round(planes * (network * windows + sum(laps.values()) * pixels), 1)
+
+
+def _rate(job: Job) -> float:
+    """Pixels of cores that the network does in a second. Its first batch is slower than the rest, and is not counted."""
+    tile = job.grid.tile(0, 0)
+    window = window_pixels(job.source, job.predictor, tile.window)
+    for _ in range(2):
+        started = time.monotonic()
+        run_batch(job.network, [window] * job.plan.batch, job.plan.runtime)
+        passed = time.monotonic() - started
+    return job.plan.batch * tile.core.area / passed
+
+
+def _laps(job: Job, folder: Path, write: Callable[[Path, Source], None]) -> dict[str, float]:
+    """Seconds by stage, and of writing."""
+    laps: dict[str, float] = {}
+    last = time.monotonic()
+
+    def told(stage: str, share: float) -> None:
+        nonlocal last
+        now = time.monotonic()
+        laps[stage], last = laps.get(stage, 0.0) + now - last, now
+
+    outcome = run_job(replace(job, progress=told))
+    write(folder, outcome.result)
+    laps["publish"] = time.monotonic() - last
+    return laps
