@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from i2i.backends import TOLERANCE
 from i2i.canvas import Canvas, MemoryCanvas
 from i2i.contracts import (
     Array,
@@ -39,7 +40,6 @@ from i2i.formats.views import ArraySource
 from i2i.geometry import Region, round_up
 from i2i.models import find_model
 from i2i.planner import Plan
-from i2i.verify import TOLERANCE
 
 _SEED = 7
 

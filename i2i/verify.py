@@ -5,13 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from i2i.contracts import DensePredictor
-from i2i.engine import Job, compute_region
+from i2i.engine import Job, compute_region, network_for
 from i2i.errors import PluginError, UsageError
 from i2i.geometry import Region
 from i2i.planner import grid_of
-
-TOLERANCE = {"fp32": 1e-4, "bf16": 3e-2, "fp16": 5e-3}
-"""The largest difference between two tilings, as a share of the raw output's range."""
 
 
 def verify(job: Job, count: int) -> float:
@@ -26,13 +23,14 @@ def verify(job: Job, count: int) -> float:
     stride = predictor.footprint.multiple_of
     side = (grid.rows.window + 2 * stride, grid.columns.window + 2 * stride)
     other = grid_of(spec, predictor.footprint, side)
+    others = network_for(predictor, other, job.plan)
     random = np.random.default_rng(job.seed)
     worst, low, high = 0.0, 0.0, 0.0
     for _ in range(count):
         y, x = (axis.step * int(random.integers(min(1, axis.count - 1), axis.count)) for axis in (grid.rows, grid.columns))
         region = Region(y - 32, x - 32, 64, 64).intersect(spec.region)
-        first = compute_region(job.source, predictor, grid, region, job.plan)
-        second = compute_region(job.source, predictor, other, region, job.plan)
+        first = compute_region(job.source, predictor, grid, region, job.plan, network=job.network)
+        second = compute_region(job.source, predictor, other, region, job.plan, network=others)
         worst = max(worst, float(np.abs(first - second).max()))
         low, high = min(low, float(first.min())), max(high, float(first.max()))
     return worst / (high - low) if high > low else worst

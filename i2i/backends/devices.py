@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import os
 import platform
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from i2i.contracts import Array, Runtime
+from i2i.cores import available_cores
 from i2i.errors import UsageError
 
 if TYPE_CHECKING:
@@ -39,13 +39,6 @@ def start_torch(threads: int | None = None) -> None:
     import torch
 
     torch.set_num_threads(threads or available_cores())
-
-
-def available_cores() -> int:
-    """The cores that this process may use: those it is bound to, and no more than ``OMP_NUM_THREADS`` where that is set."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return min(cores, int(asked)) if asked.isdecimal() and int(asked) else cores
 
 
 def pick_device(asked: str) -> str:
@@ -84,6 +77,14 @@ def pick_precision(asked: str, device: str, vouched: Sequence[str]) -> str:
     if "fp16" in vouched and device != "cpu":
         return "fp16"
     return "bf16" if "bf16" in vouched and has_bf16(device) else "fp32"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that an accelerator's memory is full, so that a smaller batch may do. The machine's own memory is
+    another matter: ``MemoryError`` and torch's failures on the CPU give False."""
+    import torch
+
+    return isinstance(error, torch.cuda.OutOfMemoryError)
 
 
 def autocast(device: str, precision: str) -> contextlib.AbstractContextManager[Any]:
