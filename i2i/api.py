@@ -11,20 +11,23 @@ from typing import Any
 from i2i import batch
 from i2i import options as option_types
 from i2i.backends import has_bf16, pick_device, start_torch
+from i2i.begin import canvas_bytes
 from i2i.canvas import MemoryCanvas
-from i2i.contracts import Array, ImageSpec, Output, Predictor, Runtime, TrainingRun
+from i2i.contracts import Array, ImageSpec, Model, Output, Predictor, Runtime, TrainingRun
 from i2i.engine import Job, run_job
 from i2i.errors import InputError, OutputError, UsageError
 from i2i.finite import make_finite
 from i2i.formats import builtin_formats, open_image
+from i2i.formats.resample import resampled
 from i2i.formats.views import ArraySource
 from i2i.geometry import Region
 from i2i.options import RunOptions
+from i2i.pixelsize import brought_back, factors, with_pixel_size
 from i2i.planner import make_plan
 from i2i.publish import make_folder
 from i2i.registry import Registry
 from i2i.report import RunReport
-from i2i.session import Session, canvas_bytes
+from i2i.session import Session
 
 
 def session(task: str, values: Mapping[str, Any], registry: Registry | None = None) -> Session:
@@ -75,21 +78,28 @@ class Loaded:
     session: Session
     predictor: Predictor
     runtime: Runtime
+    model: Model | None = None
 
     def __call__(self, pixels: Array, **spec: Any) -> Array:
-        """(H, W) or (H, W, C), any real dtype -> (H, W) or (H, W, C) of the kind asked for. ``spec``: fields of ``ImageSpec``.
+        """(H, W) or (H, W, C), any real dtype -> (H, W) or (H, W, C) of the kind asked for. ``spec``: fields of ``ImageSpec``,
+        such as ``pixel_size``: where it is not the model's, the network sees the array resampled.
 
         Raises ``InputError`` for another shape, an empty array, channels that the model does not take, NaN (but see ``nan``).
         """
-        source, _ = make_finite(_source(pixels, spec), self.session.run.nan, "the array")
+        run, loader = self.session.run, self.session.loader
+        finite, _ = make_finite(_source(pixels, spec), run.nan, "the array")
+        image, _ = with_pixel_size(finite, run.pixel_size)
+        scaling, _ = factors(image.spec, self.model, "the array")
+        source = resampled(image, scaling) if scaling else image
         fitted = self.predictor.fitted(source.spec)
         if source.spec.channels != fitted.footprint.channels_in:
             raise InputError(f"the array has {source.spec.channels} channels, the model takes {fitted.footprint.channels_in}")
-        prepared = fitted.prepare(source, self.session.run.seed)
-        output: Output = self.session.choose_output(prepared)
-        plan = make_plan(source.spec, prepared, canvas_bytes(prepared, output), self.session.run, self.runtime)
-        outcome = run_job(Job(source, prepared, output, plan, MemoryCanvas(), self.session.run.seed))
-        result = outcome.result.read(outcome.result.spec.region)
+        prepared = fitted.prepare(source, run.seed)
+        output: Output = loader.choose_output(prepared)
+        plan = make_plan(source.spec, prepared, canvas_bytes(prepared, output), run, self.runtime)
+        outcome = run_job(Job(source, prepared, output, plan, MemoryCanvas(), run.seed))
+        final = brought_back(outcome.result, image.spec, prepared.footprint.scale, scaling, output.meaning)
+        result = final.read(final.spec.region)
         return result[..., 0] if output.channels == 1 else result
 
 
@@ -99,7 +109,9 @@ def _source(pixels: Array, spec: Mapping[str, Any]) -> ArraySource:
     return ArraySource(pixels if pixels.ndim == 3 else pixels[..., None], **spec)
 
 
-_OF_FILES = ("plane", "level", "channels", "strict", "format", "overwrite", "skip_existing", "resume", "dry_run", "jobs")
+_OF_FILES = (
+    "plane", "level", "channels", "strict", "format", "compression", "overwrite", "skip_existing", "resume", "dry_run", "jobs",
+)  # fmt: skip
 
 
 def load(task: str, model: str = "", channels_in: int = 1, **options: Any) -> Loaded:
@@ -111,9 +123,9 @@ def load(task: str, model: str = "", channels_in: int = 1, **options: Any) -> Lo
     if wrong:
         raise UsageError(f"{wrong[0]}: is about files; load gives a predictor for arrays")
     current = session(task, _as_text(options | {"model": model}))
-    name = model or current.model_name(ImageSpec(1, 1, channels_in))
-    _, predictor, runtime = current.predictor(name)
-    return Loaded(current, predictor, runtime)
+    name = model or current.loader.model_name(ImageSpec(1, 1, channels_in))
+    known, predictor, runtime = current.loader.predictor(name)
+    return Loaded(current, predictor, runtime, known)
 
 
 def train(task: str, output: str | Path, *, registry: Registry | None = None, **options: Any) -> Mapping[str, Any]:
@@ -231,7 +243,7 @@ def _named(folder: Path) -> dict[str, Path]:
     files, _ = batch.expand([str(folder)], builtin_formats())
     named: dict[str, Path] = {}
     for file in files:
-        name = file.relative.with_suffix("").as_posix()
+        name = batch.renamed(file.relative, "").as_posix()
         if name in named:
             raise InputError(f"{file.path}: {named[name].name} has the same name but for the suffix; keep one of them")
         named[name] = file.path

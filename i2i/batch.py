@@ -49,7 +49,7 @@ def expand(inputs: Sequence[str], formats: Sequence[Format], output: str = "") -
     several = len(inputs) > 1
     for text in inputs:
         path = Path(text)
-        if path.is_dir() and path.suffix.lower() not in suffixes:
+        if path.is_dir() and path.suffix.lower() not in suffixes and not any(form.sniff(b"", path) for form in formats):
             files = list(_in_folder(path, suffixes, Path(output).absolute() if output else None))
             several = True
         elif not path.exists() and any(c in text for c in _MAGIC):
@@ -104,15 +104,23 @@ def plan_items(
     for file in files:
         suffix = asked or _suffix(file.path, formats, task.lossy)
         target, free = _target(file, files, several, output, task.name, suffix)
-        if asked and target.suffix.lower() != asked:
+        if asked and not target.name.lower().endswith(asked):
             raise UsageError(f"--format {session.run.format}: -o {output} says otherwise; leave one of them out")
-        fallback = target.with_suffix(".tif") if free and not asked and suffix != ".tif" else None
+        fallback = renamed(target, ".tif") if free and not asked and suffix != ".tif" else None
         shown = (names or {}).get(str(file.path), str(file.path))
         items.append(Item(file.path, target, shown, fallback, _export_paths(exports, exporters, file, several)))
     outputs = {item.output for item in items}
     items = [replace(item, fallback=None) if item.fallback in outputs else item for item in items]
     check(items, session.run, formats, task, exporters)
     return items
+
+
+def renamed(path: Path, ending: str) -> Path:
+    """The path with another ending for its suffix; ``.ome.tif``, ``.ome.zarr`` and ``.tar.gz`` are one suffix."""
+    stem = path.stem
+    if Path(stem).suffix.lower() in (".ome", ".tar"):
+        stem = Path(stem).stem
+    return path.with_name(stem + ending)
 
 
 def _suffix(path: Path, formats: Sequence[Format], lossy: bool) -> str:
@@ -130,12 +138,12 @@ def _target(file: Input, files: Sequence[Input], several: bool, output: str, tas
     """The output path of an input, and whether its suffix was chosen here."""
     if several:
         folder = Path(output) if output else _default_folder(files, task)
-        return folder / file.relative.with_suffix(suffix), True
+        return folder / renamed(file.relative, suffix), True
     if not output:
-        return file.path.with_name(f"{file.path.stem}-{task}{suffix}"), True
+        return renamed(file.path, f"-{task}{suffix}"), True
     path = Path(output)
     if output.endswith(("/", os.sep)) or (path.is_dir() and path.suffix.lower() != ".zarr"):
-        return path / file.relative.with_suffix(suffix), True
+        return path / renamed(file.relative, suffix), True
     if not path.suffix:
         raise UsageError(f"-o {output}: end it with a suffix for a file, such as {output}{suffix}, or with / for a folder")
     return path, False
@@ -156,7 +164,7 @@ def _export_paths(exports: Mapping[str, str], exporters: Mapping[str, Exporter],
     paths = {}
     for name, text in exports.items():
         folder = several or text.endswith(("/", os.sep)) or Path(text).is_dir()
-        paths[name] = Path(text) / file.relative.with_suffix(exporters[name].suffix) if folder else Path(text)
+        paths[name] = Path(text) / renamed(file.relative, exporters[name].suffix) if folder else Path(text)
     return paths
 
 

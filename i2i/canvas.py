@@ -6,6 +6,9 @@ The canvas is in memory when small. Else it is a folder ``<output>.i2i-partial``
     journal.jsonl     a line for each block that a stage has finished (the data cannot say so: a missing chunk reads as zeros)
     layers/<name>     a Zarr array, one chunk for each block
     blocks/<stage>    what a stage keeps for a block besides pixels; a stage's checkpoint
+    lock              held as long as the run lives, also by one whose canvas is in memory
+
+Where an image has several planes, the names of layers and stages are those of a folder for each plane: ``p0003/infer``.
 
 A run that is killed leaves the folder; a resumed one reads the journal and goes on.
 """
@@ -13,7 +16,9 @@ A run that is killed leaves the folder; a resumed one reads the journal and goes
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +31,9 @@ from i2i.files import remove, replacing, writing
 from i2i.geometry import Region
 
 PARTIAL = ".i2i-partial"
+MANIFEST = "manifest.json"
+JOURNAL = "journal.jsonl"
+_LOCK = "lock"
 
 
 def partial_folder(output: Path) -> Path:
@@ -55,6 +63,21 @@ class Layer:
 
     def close(self) -> None:
         """Nothing to close."""
+
+
+class DiskLayer(Layer):
+    """A layer whose pixels are a Zarr array below ``folder``. ``changed``: takes the files that were written to."""
+
+    def __init__(self, spec: ImageSpec, pixels: Any, folder: Path, changed: set[Path]) -> None:
+        super().__init__(spec, pixels, folder)
+        self._changed = changed
+
+    def write(self, region: Region, pixels: Array) -> None:
+        super().write(region, pixels)
+        height, width, _ = self._pixels.chunks
+        for row in range(region.y // height, -(-region.bottom // height)):
+            for column in range(region.x // width, -(-region.right // width)):
+                self._changed.add(self._folder / self._pixels.metadata.encode_chunk_key((row, column, 0)))
 
 
 class Canvas(Protocol):
@@ -116,34 +139,69 @@ class MemoryCanvas:
         self._kept.clear()
 
 
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """The partial folder of an output, made and locked: no other run writes this output inside. What of it is empty at the end
+    goes, with the folders above that were made for it. A killed run holds nothing. Raises ``OutputError``."""
+    import filelock
+
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    lock = filelock.FileLock(folder / _LOCK)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+        raise OutputError(f"{folder}: another run is writing this output; wait for it, or choose another -o") from error
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made: {error.strerror}; choose another -o") from error
+    try:
+        yield
+    finally:
+        remove(folder / _LOCK)
+        lock.release()
+        with suppress(OSError):  # one that is not empty stays, and all above it
+            for place in made or [folder]:
+                place.rmdir()
+
+
+def clear(folder: Path) -> None:
+    """Remove what a partial folder holds, but its lock. First what says that blocks are done: a run that is killed here must
+    not be resumed on half a folder."""
+    for name in (MANIFEST, JOURNAL):
+        remove(folder / name)
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.name != _LOCK:
+            remove(path)
+
+
 class DiskCanvas:
-    """A canvas in a folder, for one process at a time. Raises ``OutputError`` when another holds it."""
+    """A canvas in a folder, which its owner has :func:`claimed`. Raises ``OutputError``."""
 
     def __init__(self, folder: Path) -> None:
-        import filelock
-
-        try:
+        with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = filelock.FileLock(folder / "lock")
-            self._lock.acquire(timeout=0)
-            self._journal = Journal(folder / "journal.jsonl")
-        except filelock.Timeout as error:
-            raise OutputError(f"{folder}: another run is writing this output; wait for it, or choose another -o") from error
-        except OSError as error:
-            raise OutputError(f"{folder}: cannot be made: {error.strerror}; choose another -o") from error
+            self._journal = Journal(folder / JOURNAL)
         self.folder = folder
         self._layers: dict[str, Layer] = {}
+        self._changed: set[Path] = set()
 
     def layer(self, name: str, spec: ImageSpec, chunk: tuple[int, int]) -> Layer:
         if name not in self._layers:
+            place = self.folder / "layers" / name
             with writing(self.folder):
-                self._layers[name] = Layer(spec, _zarr_array(self.folder / "layers" / name, spec, chunk), self.folder)
+                self._layers[name] = DiskLayer(spec, _zarr_array(place, spec, chunk), place, self._changed)
         return self._layers[name]
 
     def done(self, stage: str) -> frozenset[int]:
         return frozenset(self._journal.done.get(stage, ()))
 
     def mark(self, stage: str, block: int) -> None:
+        """The pixels are on the disk before the journal says so: it must be true after a power cut as well (half a millisecond
+        a block, measured)."""
+        with writing(self.folder):
+            while self._changed:
+                with suppress(FileNotFoundError), self._changed.pop().open("rb") as stream:  # a chunk of zeros is no file
+                    os.fsync(stream.fileno())
         self._journal.add(stage, block)
 
     def _kept(self, stage: str, block: int) -> Path:
@@ -152,7 +210,7 @@ class DiskCanvas:
     def store(self, stage: str, block: int, arrays: Mapping[str, Array]) -> None:
         path = self._kept(stage, block)
         with writing(path):
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary, temporary.open("wb") as stream:
             np.savez(stream, **arrays)  # type: ignore[arg-type]  # its stub takes the names for its own option
 
@@ -165,15 +223,13 @@ class DiskCanvas:
 
     def close(self) -> None:
         self._journal.close()
-        self._lock.release()
 
     def remove(self) -> None:
-        """First what says that blocks are done: a run that is killed here must not be resumed on half a folder."""
-        self._journal.close()
-        for name in ("manifest.json", "journal.jsonl"):
-            remove(self.folder / name)
+        """What the folder holds; the folder itself goes with the claim on it, if there is one."""
         self.close()
-        remove(self.folder)
+        clear(self.folder)
+        with suppress(OSError):
+            self.folder.rmdir()
 
 
 def _zarr_array(path: Path, spec: ImageSpec, chunk: tuple[int, int]) -> Any:
@@ -247,4 +303,5 @@ def layer_spec(spec: ImageSpec, channels: int, dtype: str, scale: int = 1, names
         levels=(),
         notes=(),
         tiling=None,
+        remarks=(),
     )

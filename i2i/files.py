@@ -43,7 +43,7 @@ def replacing(path: Path) -> Iterator[Path]:
             yield temporary
             _flush(temporary)
             _take_place(temporary, path)
-            _flush(path.parent)
+            _sync(path.parent)
     finally:
         remove(temporary)
 
@@ -102,6 +102,13 @@ def _is_alive(process: int) -> bool:
 
 
 def _flush(path: Path) -> None:
+    """What was written to ``path`` is on the disk: a file, or a folder with the files in it."""
+    if path.is_dir() and hasattr(os, "sync"):
+        os.sync()  # thousands of files one by one would take minutes
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

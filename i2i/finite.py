@@ -13,11 +13,12 @@ _SIDE = 2048
 
 
 def count_non_finite(source: Source) -> int:
-    """How many samples are NaN or Inf; reads the whole image, by regions. 0 at once for integers."""
+    """How many samples are NaN or Inf; reads the whole image, all planes, by regions. 0 at once for integers."""
     if np.dtype(source.spec.dtype).kind != "f":
         return 0
     grid = make_grid((source.spec.height, source.spec.width), (_SIDE, _SIDE))
-    return sum(int((~np.isfinite(source.read(block.region))).sum()) for block in grid.blocks())
+    planes = range(source.spec.plane_count)
+    return sum(int((~np.isfinite(source.read(block.region, plane))).sum()) for plane in planes for block in grid.blocks())
 
 
 class ZeroFilled:

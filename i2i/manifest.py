@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from i2i.canvas import Canvas, DiskCanvas
+from i2i.canvas import MANIFEST, Canvas, DiskCanvas
+from i2i.canvas import clear as clear_folder
 from i2i.contracts import Model, Output
 from i2i.errors import OutputError
 from i2i.files import replacing
@@ -17,10 +19,9 @@ from i2i.options import RunOptions
 from i2i.planner import Plan
 from i2i.version import __version__
 
-_RESULT_OPTIONS = ("as_", "level", "plane", "channels", "nan", "seed", "model", "device", "precision", "backend")
+_RESULT_OPTIONS = ("as_", "level", "plane", "channels", "nan", "pixel_size", "seed", "model", "device", "precision", "backend")
 _MEGABYTE = 2**20
 _HASHED_WHOLE = 64 * _MEGABYTE
-_NAME = "manifest.json"
 
 
 def fingerprint(task: str, options: Any, run: RunOptions, path: Path, model: Model | None, output: Output) -> str:
@@ -37,10 +38,11 @@ def fingerprint(task: str, options: Any, run: RunOptions, path: Path, model: Mod
 
 
 def _content_hash(path: Path) -> str:
-    """sha256 of a file up to 64 MB; above that of its size and its first and last megabytes. Of a folder, its name and times."""
-    stat = path.stat()
+    """sha256 of a file up to 64 MB; above that of its size and its first and last megabytes. Of a folder, of the names, sizes
+    and times of all files in it."""
     if path.is_dir():
-        return f"{path.name}-{stat.st_mtime_ns}"
+        return _folder_hash(path)
+    stat = path.stat()
     digest = hashlib.sha256(str(stat.st_size).encode())
     with path.open("rb") as stream:
         if stat.st_size <= _HASHED_WHOLE:
@@ -52,9 +54,19 @@ def _content_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
+def _folder_hash(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            stat = os.stat(os.path.join(place, name))
+            digest.update(f"{os.path.relpath(place, folder)}/{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
 def unfinished(folder: Path) -> bool:
     """Whether a killed run has left its work there."""
-    return (folder / _NAME).exists()
+    return (folder / MANIFEST).exists()
 
 
 def _stamp(path: Path) -> list[int]:
@@ -67,16 +79,15 @@ def clear(folder: Path, overwrite: bool) -> None:
     """Remove what a killed run left. Raises ``OutputError`` when that is a run to go on with, and is not to be thrown away."""
     if unfinished(folder) and not overwrite:
         raise OutputError(f"{folder}: a run that did not finish; --resume goes on with it, --overwrite starts again")
-    if folder.exists():
-        DiskCanvas(folder).remove()
+    clear_folder(folder)
 
 
-def begin(folder: Path, identity: str, source: Path, plan: Plan, statistics: Mapping[str, Any]) -> Canvas:
-    """The canvas of a new run of the input ``source``. Raises ``OutputError`` when another run holds the folder."""
+def begin(folder: Path, identity: str, source: Path, plan: Plan, statistics: Sequence[Mapping[str, Any]]) -> Canvas:
+    """The canvas of a new run of the input ``source``. ``statistics``: those of each plane."""
     canvas = DiskCanvas(folder)
-    values = {"fingerprint": identity, "input": _stamp(source), "plan": plan.as_mapping(), "statistics": statistics}
+    values = {"fingerprint": identity, "input": _stamp(source), "plan": plan.as_mapping(), "statistics": list(statistics)}
     try:
-        with replacing(folder / _NAME) as temporary:
+        with replacing(folder / MANIFEST) as temporary:
             temporary.write_text(json.dumps(values, indent=1), encoding="utf-8")
     except OutputError:
         canvas.remove()
@@ -84,15 +95,16 @@ def begin(folder: Path, identity: str, source: Path, plan: Plan, statistics: Map
     return canvas
 
 
-def resume(folder: Path, identity: str, source: Path) -> tuple[Canvas, Plan, Mapping[str, Any]]:
-    """The canvas, plan and statistics of a killed run. Raises ``OutputError`` when it is not the same run, or is damaged."""
-    path = folder / _NAME
+def resume(folder: Path, identity: str, source: Path, planes: int = 1) -> tuple[Canvas, Plan, list[Mapping[str, Any]]]:
+    """The canvas and plan of a killed run, and the statistics of each plane. Raises ``OutputError`` when it is not the same run,
+    or is damaged."""
+    path = folder / MANIFEST
     try:
         recorded = json.loads(path.read_text("utf-8"))
         same = recorded["fingerprint"] == identity and recorded["input"] == _stamp(source)
         plan = Plan.from_mapping(recorded["plan"])
-        statistics: Mapping[str, Any] = recorded["statistics"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        statistics: list[Mapping[str, Any]] = [dict(recorded["statistics"][plane]) for plane in range(planes)]
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise OutputError(f"{path}: unreadable; --overwrite starts again") from error
     if not same:
         raise OutputError(

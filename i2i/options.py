@@ -91,14 +91,18 @@ class RunOptions:
     resume: bool = option(False, help="go on with a killed run", panel=INPUT)
     dry_run: bool = option(False, help="print the plan, do nothing", panel=INPUT)
     level: int = option(0, help="level of a pyramid, 0 is full resolution", panel=INPUT, minimum=0)
-    plane: str = option("", help="which plane, such as z=3,t=0", panel=INPUT)
+    plane: str = option("", help="which planes, such as z=3,t=* or z=2-5 (default: all)", panel=INPUT)
     channels: str = option("", help="which channels, by index or name: 0,2", panel=INPUT)
     nan: str = option("error", help="what NaN and Inf in the input become", choices=("zero", "error"), panel=INPUT)
+    pixel_size: float = option(
+        0.0, help="pixel size of the input, if its metadata lack it, in micrometres", panel=INPUT, metavar="UM", minimum=0
+    )
+    compression: str = option("auto", help="of the output", choices=("auto", "zlib", "zstd", "lzw", "jpeg", "none"), panel=INPUT)
     strict: bool = option(False, help="warnings become errors", panel=INPUT)
     model: str = option("", help="a model by name or a file (default: fits the input)", panel=MODEL, metavar="NAME_OR_PATH")
     device: str = option("auto", help="where to compute", panel=MODEL, metavar="auto|cpu|cuda[:N]|mps")
     precision: str = option("auto", help="number format", choices=("auto", "fp32", "bf16", "fp16"), panel=MODEL)
-    backend: str = option("auto", help="what runs the network", choices=("auto", "torch"), panel=MODEL)
+    backend: str = option("auto", help="what runs the network", choices=("auto", "torch", "openvino"), panel=MODEL)
     tile: str = option("auto", help="side of the window that the network sees, in pixels", panel=TILING, metavar="auto|N")
     memory: str = option(
         "auto", help="budget for the whole process, such as 2GB (default: half of the machine's)", panel=TILING, metavar="SIZE"

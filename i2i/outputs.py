@@ -10,7 +10,9 @@ from i2i.canvas import partial_folder
 from i2i.contracts import Exporter, Format, Task
 from i2i.errors import OutputError, UsageError
 from i2i.formats import format_for_output
+from i2i.manifest import unfinished
 from i2i.options import RunOptions
+from i2i.publish import check_compression
 from i2i.session import Item
 
 
@@ -22,6 +24,7 @@ def check(
         form = format_for_output(item.output, formats)
         if form.lossy and not task.lossy:
             raise UsageError(f"{item.output}: {form.name} loses what {task.name} measures; use .png or .tif")
+        check_compression(item.output, form, run.compression)
         for name, path in item.exports.items():
             _check_suffix(exporters[name], path)
     _refuse_collisions(items)
@@ -83,7 +86,9 @@ def complete_output(item: Item, run: RunOptions) -> Path | None:
 
 
 def _kept_output(item: Item, run: RunOptions) -> Path | None:
-    if not (run.skip_existing or run.resume) or run.overwrite or partial_folder(item.output).exists():
+    folder = partial_folder(item.output)
+    begun = folder.exists() if run.resume else unfinished(folder)
+    if not (run.skip_existing or run.resume) or run.overwrite or begun:
         return None
     return next((path for path in (item.output, item.fallback) if path is not None and path.exists()), None)
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from i2i.contracts import Array, Exported, Exporter, Format, ImageSpec, Output, Source
-from i2i.engine import Outcome
 from i2i.errors import OutputError, UsageError
 from i2i.files import replacing
 from i2i.formats import format_for_output
@@ -29,12 +28,31 @@ def make_folder(folder: Path) -> None:
 
 def place(path: Path, fallback: Path | None, spec: ImageSpec, formats: tuple[Format, ...]) -> Path:
     """Where pixels of ``spec`` can go: ``path``, else ``fallback``. Raises ``OutputError`` when neither holds them."""
+    for chosen in (path, *([fallback] if fallback else [])):
+        if _holds(format_for_output(chosen, formats), spec):
+            return chosen
     form = format_for_output(path, formats)
-    if _holds(form, spec):
-        return path
-    if fallback is None:
-        raise OutputError(f"{path}: {form.name} cannot hold {spec.channels} x {spec.dtype}; give a name that ends in .tif")
-    return fallback
+    if spec.plane_count > 1 and not form.planes:
+        one = ",".join(f"{axis}=0" for axis, _ in spec.planes)
+        suffixes = _suffixes_with_planes(formats)
+        raise OutputError(
+            f"{path}: {form.name} holds one plane, and there are {spec.plane_count}; choose one, such as --plane {one}{suffixes}"
+        )
+    raise OutputError(f"{path}: {form.name} cannot hold {spec.channels} x {spec.dtype}; give a name that ends in .tif")
+
+
+def _suffixes_with_planes(formats: tuple[Format, ...]) -> str:
+    holding = [form.suffixes[0] for form in formats if form.planes and form.write is not None]
+    return f", or give a name that ends in {' or '.join(holding)}" if holding else ""
+
+
+def check_compression(path: Path, form: Format, compression: str) -> None:
+    """Raises ``UsageError`` for a ``--compression`` that the format does not know."""
+    if compression in ("auto", *form.compressions):
+        return
+    known = ", ".join(form.compressions)
+    cure = f"knows {known}" if known else "has none to choose; leave it out, or give a name that ends in .tif"
+    raise UsageError(f"--compression {compression}: {path}: {form.name} {cure}")
 
 
 def neighbour(path: Path, taken: Sequence[Path], overwrite: bool, reason: OutputError) -> Path:
@@ -47,13 +65,17 @@ def neighbour(path: Path, taken: Sequence[Path], overwrite: bool, reason: Output
 
 
 def _holds(form: Format, spec: ImageSpec) -> bool:
-    return (not form.dtypes or spec.dtype in form.dtypes) and (not form.channels or spec.channels in form.channels)
+    fits = (not form.dtypes or spec.dtype in form.dtypes) and (not form.channels or spec.channels in form.channels)
+    return fits and (form.planes or spec.plane_count == 1)
 
 
-def check_meaning(exporter: Exporter, output: Output) -> None:
-    """Raises ``UsageError`` for a kind of result that the exporter does not take."""
+def check_export(exporter: Exporter, output: Output, planes: tuple[tuple[str, int], ...]) -> None:
+    """Raises ``UsageError`` for a kind of result that the exporter does not take, and for several planes: it takes one."""
     if output.meaning not in exporter.meanings:
         raise UsageError(f"--{exporter.name} takes {' or '.join(exporter.meanings)}, not {output.name}; choose with --as")
+    if planes:
+        one = ",".join(f"{axis}=0" for axis, _ in planes)
+        raise UsageError(f"--{exporter.name} takes one plane; choose one, such as --plane {one}")
 
 
 def exporting(exporter: Exporter, exported: Exported) -> Write:
@@ -77,13 +99,12 @@ class _Narrowed:
         self.spec = replace(source.spec, dtype="uint16")
 
     def read(self, region: Region, plane: int = 0, level: int = 0) -> Array:
-        return self._source.read(region).astype(np.uint16)
+        return self._source.read(region, plane).astype(np.uint16)
 
     def close(self) -> None:
         self._source.close()
 
 
-def narrow_labels(outcome: Outcome) -> Source:
-    """The labels as uint16 where their numbers fit, else uint32."""
-    fits = outcome.objects is not None and outcome.objects <= np.iinfo(np.uint16).max
-    return _Narrowed(outcome.result) if fits else outcome.result
+def narrow_labels(labels: Source, most: int | None) -> Source:
+    """The labels as uint16 where their numbers fit, else as they are. ``most``: the largest number in any plane."""
+    return _Narrowed(labels) if most is not None and most <= np.iinfo(np.uint16).max else labels

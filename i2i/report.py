@@ -21,7 +21,9 @@ class RunReport:
 
     ``plan``: what :func:`plan_of` says, in a dry run also the ``seconds`` expected. ``blocks_computed``: of all stages together;
     ``blocks_reused``: those that the journal of a killed run named. ``verified``: the largest difference that ``--verify`` found,
-    as a share of the output's range. ``seconds``: by phase. ``objects``: None where there are none.
+    as a share of the output's range. ``seconds``: by phase. ``objects``: of all planes, None where there are none. ``planes``:
+    how many there are. ``resampled``: how many times as high and wide the network saw the image, where its pixel size is not the
+    model's. ``notes``: what cost time or room and changed nothing, unlike ``warnings``.
     """
 
     task: str
@@ -31,6 +33,8 @@ class RunReport:
     model: str | None = None
     sha256: str | None = None
     kind: str | None = None
+    planes: int = 1
+    resampled: tuple[float, float] | None = None
     plan: Mapping[str, Any] = field(default_factory=dict)
     blocks_computed: int = 0
     blocks_reused: int = 0
@@ -40,6 +44,7 @@ class RunReport:
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory: int = 0
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     error: str | None = None
     exit_code: int = 0
 
@@ -84,21 +89,3 @@ def plan_of(job: Job) -> dict[str, Any]:
     grid = job.grid
     numbers = {"window": list(grid.window_shape), "tiles": grid.tile_count, "blocks": grid.block_count}
     return job.plan.as_mapping() | numbers
-
-
-def estimate(job: Job) -> float | None:
-    """Seconds that the network will take, from timing one batch; None for a method that cannot be tried on one."""
-    from i2i.backends import run_batch
-    from i2i.stitch import window_pixels
-
-    if job.predictor.kind == "image":
-        return None
-    grid = job.grid
-    windows = [
-        window_pixels(job.source, job.predictor, tile.window) for tile in grid.tiles(grid.block(0).region)[: job.plan.batch]
-    ]
-    for _ in range(2):
-        started = time.monotonic()
-        run_batch(job.predictor, windows, job.plan.runtime)  # type: ignore[arg-type]  # dense and instances are callable
-        seconds = time.monotonic() - started
-    return round(seconds / len(windows) * grid.tile_count, 1)

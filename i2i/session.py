@@ -6,56 +6,36 @@ A :class:`Session` serves many images of one task with the same options; it load
 from __future__ import annotations
 
 import contextlib
-import threading
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from i2i import manifest
+from i2i import estimate
 from i2i import report as reports
-from i2i.backends import pick_device, pick_precision, start_torch
-from i2i.canvas import Canvas, MemoryCanvas, layer_spec, partial_folder
-from i2i.contracts import Exported, Exporter, Format, ImageSpec, Metadata, Model, Output, Predictor, Runtime, Source, Task
-from i2i.engine import Job, Outcome, Progress, run_job
+from i2i.backends import TOLERANCE
+from i2i.begin import Begun, Item, Work, begin, result_spec
+from i2i.contracts import Exported, Exporter, Format, ImageSpec, Metadata, Output, Source, Task
+from i2i.disk import full_disk_told, output_needs
+from i2i.engine import Job, Progress
 from i2i.errors import InputError, ModelError, OutputError, UsageError
 from i2i.finite import make_finite
 from i2i.formats import format_for_output, open_image
-from i2i.formats.views import missing_tiles, select
-from i2i.models import default_model, find_model
+from i2i.formats.resample import resampled
+from i2i.formats.views import View, missing_tiles, select
+from i2i.loading import Loader
+from i2i.manifest import fingerprint
 from i2i.options import RunOptions
-from i2i.planner import Plan, budget, make_plan
-from i2i.publish import Write, check_meaning, exporting, narrow_labels, neighbour, place, write_all
+from i2i.pixelsize import brought_back, factors, with_pixel_size
+from i2i.planes import Done, plane_jobs, run_planes, verify_planes
+from i2i.planner import Plan, budget
+from i2i.publish import Write, check_compression, check_export, exporting, narrow_labels, neighbour, place, write_all
 from i2i.registry import Registry
 from i2i.report import RunReport
-from i2i.verify import TOLERANCE, verify
 from i2i.version import __version__
 
-
-@dataclass(frozen=True)
-class Item:
-    """One input and its output. ``name``: how messages call the input (``-`` for stdin); ``fallback``: where the result goes
-    when the output's format, which i2i chose, cannot hold it; ``exports``: further files, by exporter."""
-
-    path: Path
-    output: Path
-    name: str
-    fallback: Path | None = None
-    exports: Mapping[str, Path] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Work:
-    """An image on its way: what is asked for, of which model, and the run's identity."""
-
-    item: Item
-    source: Source
-    model: Model | None
-    output: Output
-    target: Path
-    fingerprint: str
+__all__ = ["Item", "Session"]
 
 
 @dataclass
@@ -66,15 +46,16 @@ class Session:
     options: Any
     run: RunOptions
     registry: Registry
-    _predictors: dict[str, tuple[Model | None, Predictor, Runtime]] = field(default_factory=dict)
-    _loading: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         """Raises ``UsageError`` for options that no image could be run with."""
+        self.loader = Loader(self.task, self.options, self.run, self.registry)
         budget(self.run)
         for flag, text in (("--tile", self.run.tile), ("--batch", self.run.batch)):
             if text != "auto" and not (text.isdecimal() and int(text)):
                 raise UsageError(f"{flag} {text}: expected auto or a whole number from 1")
+        if not math.isfinite(self.run.pixel_size):
+            raise UsageError(f"--pixel-size {self.run.pixel_size}: expected micrometres, such as 0.5")
         if self.run.overwrite and (self.run.resume or self.run.skip_existing):
             raise UsageError("--overwrite starts again, --skip-existing and --resume keep what is there; choose one")
 
@@ -82,117 +63,81 @@ class Session:
     def formats(self) -> tuple[Format, ...]:
         return self.registry.formats()
 
-    # -------------------------------------------------------------------------------------------------------- models
-
-    def model_name(self, spec: ImageSpec) -> str:
-        """What ``--model`` says, else the task's default for the image's channels; empty when the task needs none."""
-        if self.run.model or not self.task.needs_model:
-            return self.run.model
-        return default_model(self.task.name, spec.channels, self.registry.models(self.task.name)).name
-
-    def predictor(self, name: str) -> tuple[Model | None, Predictor, Runtime]:
-        """The model of that name, its predictor on the device, and how it runs; loaded once."""
-        with self._loading:
-            if name not in self._predictors:
-                self._predictors[name] = self._load(name)
-        return self._predictors[name]
-
-    def _load(self, name: str) -> tuple[Model | None, Predictor, Runtime]:
-        start_torch()
-        model = find_model(name, self.task.name, self.registry.models(self.task.name)) if name else None
-        device = pick_device(self.run.device)
-        vouched = model.card.precisions if model and model.card else ("fp32",)
-        runtime = Runtime(device, pick_precision(self.run.precision, device, vouched), "torch")
-        return model, self.task.load(self.options, model, runtime), runtime
-
-    def _predictor_for(self, source: Source, name: str) -> tuple[Model | None, Predictor, Runtime]:
-        try:
-            chosen = self.model_name(source.spec)
-        except ModelError as error:
-            raise ModelError(f"{name}: {error}") from error
-        return self.predictor(chosen)
-
-    # --------------------------------------------------------------------------------------------------------- source
+    # ------------------------------------------------------------------------------------------------------------ run
 
     @contextlib.contextmanager
     def open(self, path: Path, name: str) -> Iterator[tuple[Source, list[str]]]:
-        """One plane of the image, its samples finite, and the warnings so far."""
+        """The chosen planes, level and channels of the image, samples finite, and the warnings so far."""
         image = open_image(path, self.formats)
         try:
-            view = select(image, self.run.level, self.run.plane or None, self.run.channels or None, Path(name))
-            source, warnings = make_finite(view, self.run.nan, name)
-            yield source, [*image.spec.notes, *warnings]
+            sized, told = with_pixel_size(image, self.run.pixel_size)
+            chosen = select(sized, self.run.level, self.run.plane or None, self.run.channels or None, Path(name))
+            source, warnings = make_finite(chosen, self.run.nan, name)
+            yield source, [*image.spec.notes, *told, *warnings]
         finally:
             image.close()
-
-    def fit_channels(self, source: Source, predictor: Predictor, model: Model | None, name: str) -> None:
-        """Raises ``ModelError`` when the image has not the channels that the model takes."""
-        wanted = predictor.footprint.channels_in
-        if source.spec.channels == wanted:
-            return
-        cards = self.registry.models(self.task.name)
-        fitting = [card.name for card in cards if card.channels == source.spec.channels]
-        choice = "choose with --channels, such as --channels " + ",".join(map(str, range(wanted)))
-        cure = f"--model {fitting[0]} fits, or {choice}" if fitting else choice
-        what = model.name if model else self.task.name
-        raise ModelError(f"{name}: has {_channels(source.spec.channels)}, {what} takes {wanted}; {cure}")
-
-    # ------------------------------------------------------------------------------------------------------------ run
-
-    def choose_output(self, predictor: Predictor) -> Output:
-        """The kind of result asked for, the predictor's first by default."""
-        if not self.run.as_:
-            return predictor.outputs[0]
-        for output in predictor.outputs:
-            if output.name == self.run.as_:
-                return output
-        raise UsageError(f"--as {self.run.as_}: this model gives {', '.join(output.name for output in predictor.outputs)}")
 
     def process(self, item: Item, progress: Progress = lambda stage, share: None) -> RunReport:
         """One image. Raises ``I2IError``; nothing is at the output path then that was not there before."""
         clock = reports.Clock()
-        with self.open(item.path, item.name) as (source, warnings):
+        with self.open(item.path, item.name) as (image, warnings):
+            work = self._work(item, image, warnings)
             self._refuse_warnings(warnings, item.name)
-            model, predictor, runtime = self._predictor_for(source, item.name)
-            predictor = predictor.fitted(source.spec)
-            self.fit_channels(source, predictor, model, item.name)
-            work = self._check(item, source, model, predictor)
             clock.lap("open")
-            with self._canvas(work, predictor, runtime) as (canvas, plan, prepared):
-                job = Job(source, prepared, work.output, plan, canvas, self.run.seed, progress)
-                result = self._report(work, job)
+            with begin(work, self.run) as begun:
+                job = Job(work.source, work.predictor, work.output, begun.plan, begun.canvas, self.run.seed, progress)
+                jobs = plane_jobs(job, begun.predictors)
+                result = self._report(work, begun, jobs)
+                result.notes = [*image.spec.remarks, *begun.notes]
                 clock.lap("prepare")
                 if self.run.dry_run:
-                    result.status, result.plan = reports.PLANNED, {**result.plan, "seconds": reports.estimate(job)}
                     return result
-                warnings += _inexact(plan)
-                self._refuse_warnings(warnings, item.name)
-                outcome = run_job(job)
-                clock.lap("compute")
-                result.verified = self._verify(job)
-                clock.lap("verify")
-                result.warnings = [*warnings, *outcome.warnings, *_missing_tiles(source)]
+                result.warnings = [*warnings, *_inexact(begun.plan)]
                 self._refuse_warnings(result.warnings, item.name)
-                result.output = str(self._publish(work, job, outcome))
-                result.warnings += _moved(item, Path(result.output))
-                clock.lap("publish")
-                canvas.remove()
-        result.exports = {name: str(path) for name, path in item.exports.items()}
-        result.blocks_computed, result.blocks_reused, result.objects = outcome.computed, outcome.reused, outcome.objects
+                with full_disk_told(work.target, begun.plan.canvas == "disk"):
+                    self._run(work, jobs, result, clock)
+                begun.canvas.remove()
         result.seconds, result.peak_memory = clock.laps, reports.peak_memory()
         return result
 
-    def _check(self, item: Item, source: Source, model: Model | None, predictor: Predictor) -> _Work:
-        """What can be refused before anything is computed: the kind of result, its format, an output that exists."""
-        output = self.choose_output(predictor)
+    def _run(self, work: Work, jobs: list[Job], result: RunReport, clock: reports.Clock) -> None:
+        """Compute, verify, publish, and report it."""
+        done = run_planes(jobs, work.source.spec.planes)
+        clock.lap("compute")
+        result.verified = self._verify(jobs)
+        clock.lap("verify")
+        result.warnings += [*done.warnings, *_missing_tiles(work.image)]
+        self._refuse_warnings(result.warnings, work.item.name)
+        result.output = str(self._publish(work, jobs[0].plan, done))
+        result.warnings += _moved(work.item, Path(result.output))
+        result.exports = {name: str(path) for name, path in work.item.exports.items()}
+        result.blocks_computed, result.blocks_reused, result.objects = done.computed, done.reused, done.objects
+        clock.lap("publish")
+
+    def _work(self, item: Item, image: Source, warnings: list[str]) -> Work:
+        """What can be refused before anything is computed: the model, the kind of result, its format, an output that exists."""
+        model, predictor, runtime = self.loader.for_image(image.spec, item.name)
+        scaling, told = factors(image.spec, model, item.name)
+        warnings += told
+        source = resampled(image, scaling) if scaling else image
+        predictor = predictor.fitted(View(source).spec)
+        self.loader.check_channels(source.spec, predictor, model, item.name)
+        output = _named(self.loader.choose_output(predictor), image.spec)
         for name in item.exports:
-            check_meaning(self._exporter(name), output)
-        dtype = "uint16" if output.meaning == "labels" else output.dtype
-        spec = layer_spec(source.spec, output.channels, dtype, predictor.footprint.scale)
+            check_export(self._exporter(name), output, image.spec.planes)
+        spec = result_spec(image.spec, output, predictor)
+        target = self._target(item, output, spec)
+        identity = fingerprint(self.task.name, self.options, self.run, item.path, model, output)
+        disk = output_needs(spec, output, format_for_output(target, self.formats), self.run.compression)
+        return Work(item, image, source, scaling, model, predictor, runtime, output, target, identity, disk)
+
+    def _target(self, item: Item, output: Output, spec: ImageSpec) -> Path:
         target = place(item.output, item.fallback, spec, self.formats)
         self._refuse_existing(item, target)
-        identity = manifest.fingerprint(self.task.name, self.options, self.run, item.path, model, output)
-        return _Work(item, source, model, output, target, identity)
+        check_compression(target, format_for_output(target, self.formats), self.run.compression)
+        if self.run.compression == "jpeg" and (output.meaning != "image" or not self.task.lossy):
+            raise UsageError(f"--compression jpeg changes values, and {output.name} are to be exact; choose zlib or zstd")
+        return target
 
     def _refuse_existing(self, item: Item, target: Path) -> None:
         """An output that was not foreseen when the inputs were listed."""
@@ -203,18 +148,29 @@ class Session:
     def _exporter(self, name: str) -> Exporter:
         return {exporter.name: exporter for exporter in self.registry.exporters(self.task.name)}[name]
 
-    def _report(self, work: _Work, job: Job) -> RunReport:
-        model = work.model
+    def _report(self, work: Work, begun: Begun, jobs: list[Job]) -> RunReport:
+        model, plan = work.model, reports.plan_of(jobs[0]) | {"disk": begun.disk}
+        if self.run.dry_run:
+            plan["seconds"] = estimate.seconds(
+                jobs[0], len(jobs), lambda folder, piece: self._try(folder, piece, work, begun.plan)
+            )
         return RunReport(
-            self.task.name, work.item.name, str(work.target), kind=work.output.name, plan=reports.plan_of(job),
+            self.task.name, work.item.name, str(work.target), kind=work.output.name, plan=plan, planes=len(jobs),
+            status=reports.PLANNED if self.run.dry_run else reports.DONE, resampled=work.scaling,
             model=model.name if model else None, sha256=model.sha256 if model else None,
         )  # fmt: skip
 
-    def _verify(self, job: Job) -> float | None:
+    def _try(self, folder: Path, piece: Source, work: Work, plan: Plan) -> None:
+        """Write a piece of the result, for its time."""
+        form = format_for_output(work.target, self.formats)
+        result = narrow_labels(piece, 0) if work.output.meaning == "labels" else piece
+        self._write(form, folder / f"piece{form.suffixes[0]}", result, work, plan)
+
+    def _verify(self, jobs: list[Job]) -> float | None:
         if not self.run.verify:
             return None
-        found, allowed = verify(job, self.run.verify), TOLERANCE[job.plan.precision]
-        if job.plan.exact and found > allowed:
+        found, allowed = verify_planes(jobs, self.run.verify), TOLERANCE[jobs[0].plan.precision]
+        if jobs[0].plan.exact and found > allowed:
             raise ModelError(f"--verify: two tilings differ by {found:.1e} of the range, above {allowed:.0e}; please report it")
         return found
 
@@ -222,46 +178,29 @@ class Session:
         if self.run.strict and warnings:
             raise InputError(f"{name}: {warnings[0]} (an error because of --strict)")
 
-    @contextlib.contextmanager
-    def _canvas(self, work: _Work, predictor: Predictor, runtime: Runtime) -> Iterator[tuple[Canvas, Plan, Predictor]]:
-        """A canvas with the plan and the prepared predictor: those of the killed run if there is one to go on with."""
-        folder = partial_folder(work.item.output)
-        if self.run.resume and manifest.unfinished(folder):
-            canvas, plan, statistics = manifest.resume(folder, work.fingerprint, work.item.path)
-            prepared = predictor.with_statistics(statistics)
-        else:
-            prepared = predictor.prepare(work.source, self.run.seed)
-            plan = make_plan(work.source.spec, prepared, canvas_bytes(prepared, work.output), self.run, runtime)
-            if not self.run.dry_run:
-                manifest.clear(folder, self.run.overwrite)
-            if plan.canvas == "memory" or self.run.dry_run:
-                canvas = MemoryCanvas()
-            else:
-                canvas = manifest.begin(folder, work.fingerprint, work.item.path, plan, prepared.statistics())
-        try:
-            start_torch(plan.threads)
-            yield canvas, plan, prepared
-        finally:
-            canvas.close()
-
     # -------------------------------------------------------------------------------------------------------- publish
 
-    def _publish(self, work: _Work, job: Job, outcome: Outcome) -> Path:
+    def _publish(self, work: Work, plan: Plan, done: Done) -> Path:
         """Write the result and the exports, all or none. Returns the result's path, whose suffix may have had to change."""
-        result = narrow_labels(outcome) if work.output.meaning == "labels" else outcome.result
+        scale = work.predictor.footprint.scale
+        whole = brought_back(done.result, work.image.spec, scale, work.scaling, work.output.meaning)
+        result = narrow_labels(whole, done.most) if work.output.meaning == "labels" else whole
         path = self._place(work.item, result.spec)
-        write = format_for_output(path, self.formats).write
-        assert write is not None
-        record = {"program": f"i2i {__version__}", "task": self.task.name, "kind": work.output.name}
-        if work.model:
-            record |= {"model": work.model.name, "sha256": work.model.sha256, "precision": job.plan.precision}
-        metadata = Metadata(work.output.meaning, record, work.fingerprint)
-        exported = Exported(work.source, outcome.result, work.output.meaning)
-        files: dict[Path, Write] = {path: lambda temporary: write(temporary, result, metadata)}
+        form = format_for_output(path, self.formats)
+        files: dict[Path, Write] = {path: lambda temporary: self._write(form, temporary, result, work, plan)}
         for name, place_of in work.item.exports.items():
-            files[place_of] = exporting(self._exporter(name), exported)
+            files[place_of] = exporting(self._exporter(name), Exported(View(work.image), whole, work.output.meaning))
         write_all(files)
         return path
+
+    def _write(self, form: Format, path: Path, result: Source, work: Work, plan: Plan) -> None:
+        """The result as a file, with what is to be known of it."""
+        assert form.write is not None
+        record = {"program": f"i2i {__version__}", "task": self.task.name, "kind": work.output.name}
+        if work.model:
+            record |= {"model": work.model.name, "sha256": work.model.sha256, "precision": plan.precision}
+        compression = "" if self.run.compression == "auto" else self.run.compression
+        form.write(path, result, Metadata(work.output.meaning, record, work.fingerprint, compression, plan.threads))
 
     def _place(self, item: Item, spec: ImageSpec) -> Path:
         """Where the result goes. Labels that turn out too many for the format that was asked for go to a TIFF beside it."""
@@ -275,18 +214,10 @@ class Session:
         return path
 
 
-def _channels(count: int) -> str:
-    return f"{count} channel{'s' * (count != 1)}"
-
-
-def canvas_bytes(predictor: Predictor, output: Output) -> int:
-    """Bytes that all layers of the canvas take for a pixel."""
-    size = output.channels * np.dtype(output.dtype).itemsize
-    if predictor.kind == "image":
-        size += 4 * predictor.footprint.channels_out
-    if predictor.kind == "dense" and output.meaning == "labels":
-        size += 1 + 4
-    return size
+def _named(output: Output, spec: ImageSpec) -> Output:
+    """The output with the names of the image's channels, where its own are made of those one by one."""
+    same = output.keeps_channels and output.channels == spec.channels
+    return replace(output, channel_names=spec.channel_names) if same else output
 
 
 def _moved(item: Item, path: Path) -> list[str]:

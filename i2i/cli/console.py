@@ -173,6 +173,8 @@ class Progress:
         if not self.quiet:
             for warning in report.warnings:
                 say(f"warning: {report.input}: {warning}")
+            for note in [] if self.silent else report.notes:
+                say(f"note: {report.input}: {note}")
         if report.status == FAILED:
             say(f"error: {report.error}")
         elif not self.silent and report.status != PLANNED:
@@ -185,6 +187,8 @@ def describe(report: RunReport) -> str:
     if report.status == SKIPPED:
         return f"{report.output}: complete already, left alone"
     found = [] if report.objects is None else [counted(report.objects, "object")]
+    if report.planes > 1:
+        found.append(counted(report.planes, "plane"))
     found.append(seconds_text(sum(report.seconds.values())) + (f" with {report.model}" if report.model else ""))
     if report.blocks_reused:
         found.append(counted(report.blocks_reused, "block") + " from before")
@@ -202,13 +206,21 @@ def describe_plan(report: RunReport) -> list[str]:
     lines = [
         f"{report.input} -> {report.output}",
         f"  result     {report.kind}" + (f", {report.model}" if report.model else ""),
-        f"  tiles      {windows}, {plan['batch']} at a time; {exact}",
+        f"  tiles      {windows}{_each(report.planes)}, {plan['batch']} at a time; {exact}",
         f"  computing  {plan['device']}, {plan['precision']}, {plan['backend']}, {counted(plan['threads'], 'thread')}",
         f"  memory     about {size_text(plan['memory'])}, canvas in {_PLACES[plan['canvas']]}",
+        f"  disk       at least {size_text(plan['disk'])}",
     ]
+    if report.resampled:
+        tall, wide = report.resampled
+        lines.insert(2, f"  resampled  {wide:.4g} x {tall:.4g} times as wide and high for the model, and back")
     if plan["seconds"] is not None:
         lines.append(f"  time       about {seconds_text(plan['seconds'])}")
     return lines
+
+
+def _each(planes: int) -> str:
+    return f" for each of {planes} planes" if planes > 1 else ""
 
 
 _PLACES = {"memory": "memory", "disk": "a folder beside the output"}

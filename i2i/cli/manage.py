@@ -14,7 +14,7 @@ import typer
 from i2i.backends import available_cores, configure_allocator, has_bf16, pick_device
 from i2i.cli import console
 from i2i.cli.generate import command, named, positional
-from i2i.contracts import ModelCard
+from i2i.contracts import ImageSpec, ModelCard
 from i2i.errors import ModelError
 from i2i.formats import detect, open_image
 from i2i.models import cache_dir, cached_path, fetch, offline
@@ -158,12 +158,18 @@ def _info(registry: Registry, values: Mapping[str, Any]) -> None:
         "channels": f"{spec.channels}" + (f": {', '.join(spec.channel_names)}" if any(spec.channel_names) else ""),
         "dtype": spec.dtype,
         "pixel size": f"{spec.pixel_size[1]:g} x {spec.pixel_size[0]:g} um (width x height)" if spec.pixel_size else "unknown",
-        "planes": ", ".join(f"{axis}: {length}" for axis, length in spec.planes) or "one",
-        "levels": ", ".join(f"{width} x {height}" for height, width in spec.levels) or "one",
+        "planes": _planes_text(spec),
+        "levels": ", ".join(f"{i}: {width} x {height}" for i, (height, width) in enumerate(spec.levels)) or "one",
+        "tiling": f"{spec.tiling[1]} x {spec.tiling[0]}" if spec.tiling else "not stored in tiles or strips",
     }
     console.put("\n".join(f"{name:<11} {text}" for name, text in lines.items()))
-    for note in spec.notes:
+    for note in (*spec.notes, *spec.remarks):
         console.say(f"note: {note}")
+
+
+def _planes_text(spec: ImageSpec) -> str:
+    axes = ", ".join(f"{axis}: {length} (0 .. {length - 1})" for axis, length in spec.planes)
+    return f"{spec.plane_count} along {axes}" if axes else "one"
 
 
 # ------------------------------------------------------------------------------------------------------------- doctor

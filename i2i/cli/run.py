@@ -110,7 +110,7 @@ def _tell(run: RunOptions, done: list[RunReport], values: Mapping[str, Any]) -> 
 
 def _hint(report: RunReport) -> None:
     """Why a result looks empty that is not."""
-    if report.objects and "overlay" not in report.exports:
+    if report.objects and report.planes == 1 and "overlay" not in report.exports:
         console.say("its pixels are the ids of the objects, which most viewers show black; --overlay FILE draws them")
 
 
@@ -137,7 +137,7 @@ def _stdout_suffix(session: Session) -> str:
     """That of ``--format``. Raises ``UsageError`` when it is none that is written."""
     suffix = "." + session.run.format.lower().lstrip(".")
     forms = [form for form in session.formats if form.write and (session.task.lossy or not form.lossy)]
-    known = [name for form in forms for name in form.suffixes]
+    known = [name for form in forms for name in form.suffixes if not name.endswith(".zarr")]  # a folder is no stream
     if suffix == ".":
         raise UsageError("-o - needs --format, such as --format png or --format tif")
     if suffix not in known:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,14 @@ def load(path: Path | str) -> np.ndarray:
         return tifffile.imread(path)
     with Image.open(path) as image:
         return np.asarray(image)
+
+
+def on_disk(monkeypatch: Any, **changes: Any) -> None:
+    """From now on canvases are on disk, however small, and plans have these changes."""
+    from i2i import begin
+
+    make = begin.make_plan
+    monkeypatch.setattr(begin, "make_plan", lambda *given: replace(make(*given), canvas="disk", **changes))
 
 
 def refused(result: Result, code: int, *words: str) -> None:

@@ -137,7 +137,8 @@ def test_a_broken_plugin_is_named_with_its_reason_and_the_others_go_on(i2i, monk
 def test_info_tells_what_is_seen_in_an_image(i2i):
     save("a.png", picture(40, 1000))
     text = done(i2i("info", "a.png")).out
-    assert [line.split()[0] for line in text.splitlines()] == ["format", "size", "channels", "dtype", "pixel", "planes", "levels"]
+    heads = ["format", "size", "channels", "dtype", "pixel", "planes", "levels", "tiling"]
+    assert [line.split()[0] for line in text.splitlines()] == heads
     assert "1000 x 40 pixels" in text and "40 kB" in text and "PNG" in text and "uint8" in text
 
 
@@ -154,7 +155,16 @@ def test_info_as_json_has_planes_channels_and_pixel_size(i2i, folder):
     assert (seen["height"], seen["width"], seen["channels"], seen["dtype"]) == (30, 40, 2, "uint16")
     assert seen["planes"] == [["z", 3]] and seen["pixel_size"] == [0.25, 0.5] and seen["channel_names"] == ["DAPI", "GFP"]
     text = done(i2i("info", "z.ome.tif")).out
-    assert "0.5 x 0.25 um" in text and "2: DAPI, GFP" in text and "z: 3" in text
+    assert "0.5 x 0.25 um" in text and "2: DAPI, GFP" in text and "3 along z: 3 (0 .. 2)" in text
+
+
+def test_info_tells_levels_with_their_numbers_and_the_tiling(i2i, folder):
+    with tifffile.TiffWriter(folder / "p.tif") as file:
+        file.write(picture(256, 300), tile=(64, 128), subifds=1)
+        file.write(picture(128, 150), tile=(64, 128), subfiletype=1)
+    text = done(i2i("info", "p.tif")).out
+    assert "levels      0: 300 x 256, 1: 150 x 128" in text and "tiling      128 x 64" in text
+    assert done(i2i("info", "p.tif", "--json")).json["tiling"] == [64, 128]
 
 
 def test_info_notes_what_had_to_be_assumed(i2i, folder):

@@ -9,7 +9,7 @@ import signal
 import numpy as np
 import pytest
 
-from tests.cli.kit import done, files, load, picture, refused, save
+from tests.cli.kit import done, files, load, on_disk, picture, refused, save
 
 # -------------------------------------------------------------------------------------------------------------- usage
 
@@ -65,7 +65,7 @@ def test_an_image_with_another_name_is_read_with_a_warning_that_strict_makes_an_
     save("a.png").rename(folder / "a.tif")
     result = done(segment("a.tif"))
     assert result.err.splitlines()[0] == "warning: a.tif: named .tif but its content is PNG: read as PNG"
-    monkeypatch.setattr("i2i.session.run_job", None)  # strict fails before anything is computed
+    monkeypatch.setattr("i2i.planes.run_job", None)  # strict fails before anything is computed
     refused(segment("a.tif", "-o", "b.tif", "--strict"), 1, "a.tif: named .tif", "--strict")
     assert files(folder) == ["a-segment.tif", "a.tif"]
 
@@ -136,14 +136,14 @@ def test_a_bug_in_a_plugin_fails_its_image_in_one_line(segment, folder, monkeypa
 
 _SLOW = """
 import time
-from i2i import session
+from i2i import planes
 def slow(job):
     sys.stderr.write("started\\n")
     sys.stderr.flush()
     for _ in range(600):
         time.sleep(0.1)
         job.progress("infer", 0)
-session.run_job = slow
+planes.run_job = slow
 """
 
 
@@ -160,20 +160,19 @@ def test_an_interrupted_run_says_so_and_leaves_nothing(process, folder, model, n
 
 
 def test_an_interrupted_run_that_kept_work_says_how_to_go_on(segment, folder, monkeypatch):
-    from i2i import session
+    from i2i import planes
 
     def stop(job):
         raise KeyboardInterrupt
 
-    run = session.run_job
-    monkeypatch.setattr(session, "run_job", stop)
-    monkeypatch.setattr("i2i.planner.budget", lambda options: 100_000_000)
-    monkeypatch.setattr("i2i.planner.BASE_BYTES", 0)
+    run = planes.run_job
+    monkeypatch.setattr(planes, "run_job", stop)
+    on_disk(monkeypatch)
     save("a.tif", np.tile(picture(100, 100), (9, 9)))
     result = segment("a.tif")
     assert result.code == 130 and "--resume" in result.err and result.err.endswith("\ninterrupted\n")
     assert (folder / "a-segment.tif.i2i-partial/manifest.json").exists() and not (folder / "a-segment.tif").exists()
-    monkeypatch.setattr(session, "run_job", run)
+    monkeypatch.setattr(planes, "run_job", run)
     refused(segment("a.tif"), 1, "a-segment.tif.i2i-partial", "--resume", "--overwrite")
     refused(segment("a.tif", "--resume", "--seed", "1"), 1, "a-segment.tif.i2i-partial", "another", "--overwrite")
     done(segment("a.tif", "--resume", "--csv", "a.csv"))

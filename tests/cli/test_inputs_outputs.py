@@ -22,6 +22,17 @@ def test_a_file_gets_the_task_in_its_name_beside_it(segment, folder):
     assert files(folder) == ["deep/photo.one-segment.png", "deep/photo.one.png"]
 
 
+@pytest.mark.parametrize("name", ["x.ome.tif", "x.OME.TIFF"])
+def test_ome_and_what_follows_is_one_suffix(segment, folder, name):
+    save(f"set/{name.lower()}").rename(folder / "set" / name)
+    suffix = "." + name.rsplit(".", 1)[1].lower()
+    done(segment(f"set/{name}", "-o", f"a{suffix}"))
+    done(segment(f"set/{name}"))
+    (folder / f"set/x-segment{suffix}").rename(folder / f"b{suffix}")
+    done(segment("set", "--csv", "tables"))
+    assert files(folder) == sorted([f"a{suffix}", f"b{suffix}", f"set/{name}", f"set-segment/x{suffix}", "tables/x.csv"])
+
+
 def test_a_jpeg_gives_a_png_for_labels_must_not_be_lossy(segment, folder):
     save("photo.jpg")
     done(segment("photo.jpg"))
@@ -142,6 +153,7 @@ def test_a_warning_reaches_stderr_when_the_image_goes_to_stdout(segment):
         (["-", "a.png", "-o", "out"], ["alone"]),
         (["a.png", "-o", "-"], ["--format"]),
         (["a.png", "-o", "-", "--format", "xyz"], ["--format xyz", "png", "tif"]),
+        (["a.png", "-o", "-", "--format", "zarr"], ["--format zarr", "png", "tif"]),
         (["set", "-o", "-", "--format", "png"], ["set", "2 images"]),
         (["a.png", "-o", "-", "--format", "png", "--json"], ["--json", "-o -"]),
     ],
@@ -329,16 +341,6 @@ def test_an_rgb_image_needs_a_model_for_three_channels_or_a_choice_of_channels(s
 def test_without_a_model_an_image_that_no_default_fits_is_an_error_that_names_it_and_the_models(i2i):
     save("two.tif", np.stack([picture(), picture()]), metadata={"axes": "CYX"}, ome=True)
     refused(i2i("segment", "two.tif"), 1, "two.tif", "2 channels", "nuclei-fluo (1)", "--channels")
-
-
-def test_a_plane_of_a_stack_must_be_chosen(segment):
-    stack = np.stack([picture(seed=seed) for seed in range(3)])
-    save("z.tif", stack, metadata={"axes": "ZYX"}, ome=True), save("a.png", stack[2])
-    refused(segment("z.tif"), 1, "z.tif: has 3 planes", "--plane z=0")
-    refused(segment("z.tif", "--plane", "z=3"), 2, "--plane z=3", "0 to 2")
-    done(segment("z.tif", "--plane", "z=2", "-o", "two.png"))
-    done(segment("a.png"))
-    assert np.array_equal(load("two.png"), load("a-segment.png"))
 
 
 def test_a_channel_is_chosen_by_number_or_name(segment):

@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from i2i import session
+from i2i import loading
 from i2i.backends import has_bf16
 from tests.cli.kit import done, files, load, picture, refused, save
 
@@ -46,8 +46,8 @@ def test_the_tiling_does_not_change_the_labels(segment, words):
 
 def test_jobs_side_by_side_give_the_same_bytes_with_one_model(segment, folder, monkeypatch):
     loaded = []
-    original = session.find_model
-    monkeypatch.setattr(session, "find_model", lambda *given: loaded.append(given) or original(*given))
+    original = loading.find_model
+    monkeypatch.setattr(loading, "find_model", lambda *given: loaded.append(given) or original(*given))
     names = [f"{number}.png" for number in range(5)]
     for number, name in enumerate(names):
         save(f"set/{name}", picture(seed=number))
@@ -88,7 +88,7 @@ def test_verify_reports_a_small_difference(segment):
 
 
 def test_verify_fails_above_the_tolerance_and_writes_nothing(segment, folder, monkeypatch):
-    monkeypatch.setattr(session, "verify", lambda job, count: 0.5)
+    monkeypatch.setattr("i2i.planes.verify", lambda job, count: 0.5)
     save("a.png")
     refused(segment("a.png", "--verify", "1"), 1, "--verify", "5.0e-01")
     assert files(folder) == ["a.png"]
@@ -140,7 +140,7 @@ def test_a_dry_run_writes_nothing_and_prints_the_plan(segment, folder):
     assert files(folder) == before and not (folder / "tables").exists()
     lines = result.out.splitlines()
     assert lines[0] == "set/a.png -> set-segment/a.png"
-    assert [line.split()[0] for line in lines[1:6]] == ["result", "tiles", "computing", "memory", "time"]
+    assert [line.split()[0] for line in lines[1:6]] == ["result", "tiles", "computing", "memory", "disk"]
     assert "windows of 64 x 64" in lines[2] and "the same as the whole image" in lines[2]
     assert result.err == "2 planned\n"
 

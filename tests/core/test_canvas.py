@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +16,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from i2i import files
-from i2i.canvas import Canvas, DiskCanvas, Journal, MemoryCanvas, StageCheckpoint, layer_spec, partial_folder
+from i2i.canvas import (
+    Canvas,
+    DiskCanvas,
+    Journal,
+    MemoryCanvas,
+    StageCheckpoint,
+    claimed,
+    clear,
+    layer_spec,
+    partial_folder,
+)
 from i2i.contracts import ImageSpec
 from i2i.errors import OutputError
 from i2i.geometry import Region
@@ -117,12 +130,64 @@ def test_a_folder_that_is_opened_again_has_everything(tmp_path: Path) -> None:
     second.close()
 
 
-def test_two_runs_on_one_folder_exclude_each_other(tmp_path: Path) -> None:
-    first = DiskCanvas(tmp_path / "run")
-    with pytest.raises(OutputError, match="another run is writing this output"):
-        DiskCanvas(tmp_path / "run")
-    first.close()
-    DiskCanvas(tmp_path / "run").close()
+def test_two_runs_on_one_output_exclude_each_other(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "deep" / "out.tif.i2i-partial"
+    with claimed(folder):
+        with pytest.raises(OutputError, match="another run is writing this output; wait for it, or"), claimed(folder):
+            pass
+        assert (folder / "lock").exists(), "the one that was refused has taken nothing away"
+        with claimed(tmp_path / "other"):
+            pass
+    assert not list(tmp_path.iterdir()), "nothing of it stays, nor of the folders that were made for it"
+
+
+def test_a_claim_leaves_what_is_not_its_own(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    with claimed(tmp_path / "there" / "run"):
+        (tmp_path / "there" / "run" / "manifest.json").write_text("{}")
+    assert [path.name for path in (tmp_path / "there" / "run").iterdir()] == ["manifest.json"]
+    with claimed(tmp_path / "there" / "run"):
+        clear(tmp_path / "there" / "run")
+        assert (tmp_path / "there" / "run" / "lock").exists()
+    assert not list((tmp_path / "there").iterdir())
+
+
+def test_the_lock_of_a_process_that_was_killed_holds_nobody_up(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    program = f"""
+import os, signal
+from pathlib import Path
+from i2i.canvas import claimed
+with claimed(Path({str(folder)!r})):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", program], check=False)
+    assert (folder / "lock").exists()
+    with claimed(folder):
+        pass
+    assert not folder.exists()
+
+
+def test_pixels_are_on_the_disk_before_the_journal_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    canvas = DiskCanvas(tmp_path / "run")
+    layer, flushed, journaled = canvas.layer("p0001/image", SPEC, (8, 8)), [], []
+    chunks = tmp_path / "run/layers/p0001/image/c"
+
+    def fsync(handle: int) -> None:
+        journaled.append(canvas.done("infer"))
+        flushed.append(os.readlink(f"/proc/self/fd/{handle}"))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    layer.write(Region(8, 8, 12, 16), np.ones((12, 16, 2)))
+    layer.write(Region(0, 0, 8, 8), np.zeros((8, 8, 2)))
+    canvas.mark("infer", 0)
+    assert sorted(flushed) == [str(chunks / place / "0") for place in ("1/1", "1/2", "2/1", "2/2")]
+    assert not any(journaled) and canvas.done("infer") == {0}
+    flushed.clear()
+    canvas.store("infer", 1, {})
+    canvas.mark("next", 0)
+    assert not [path for path in flushed if "layers" in path], "what is on the disk is not flushed again"
+    canvas.close()
 
 
 @pytest.mark.parametrize("torn", [b'{"stage": "infer", "bl', b'{"stage": "infer"}\n', b"\0\0\0\0\n", b"\xff\xfe\n", b"7\n"])
@@ -228,8 +293,10 @@ def test_a_full_disk_is_one_line_and_what_was_done_stays(tmp_path: Path) -> None
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match=r"file/run: cannot be made: Not a directory"):
+    with pytest.raises(OutputError, match=r"file/run: cannot be written: Not a directory"):
         DiskCanvas(tmp_path / "file" / "run")
+    with pytest.raises(OutputError, match=r"file/run: cannot be made: Not a directory"), claimed(tmp_path / "file" / "run"):
+        pass
 
 
 # ------------------------------------------------------------------------------------------------------------- the rest

@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from i2i import begin as beginning
 from i2i import session as sessions
 from i2i.canvas import Canvas, DiskCanvas, MemoryCanvas, partial_folder
 from i2i.contracts import DensePredictor, Footprint, LabelRule, Output, Predictor, Task
@@ -47,7 +48,7 @@ ROOT = Path(__file__).parents[2]
 def _one_thread() -> Iterator[None]:
     """The networks here are too small for two, and the bytes of a result depend on how many there are."""
     before = torch.get_num_threads()
-    with mock.patch.object(sessions, "start_torch", lambda threads=1: torch.set_num_threads(1)):
+    with mock.patch.object(beginning, "start_torch", lambda threads=1: torch.set_num_threads(1)):
         torch.set_num_threads(1)
         yield
     torch.set_num_threads(before)
@@ -454,12 +455,12 @@ def test_what_cannot_be_verified_says_so() -> None:
 @contextmanager
 def small_blocks_on_disk(**changes: object) -> Iterator[None]:
     """Sessions plan as for a large image: a canvas on disk, one window a block; one thread."""
-    make_plan = sessions.make_plan
+    make_plan = beginning.make_plan
 
     def make(*arguments: object) -> Plan:
         return replace(make_plan(*arguments), **{"canvas": "disk", "cores": 1, "threads": 1, **changes})
 
-    with mock.patch.object(sessions, "make_plan", make):
+    with mock.patch.object(beginning, "make_plan", make):
         yield
 
 
@@ -519,7 +520,8 @@ def test_a_killed_run_goes_on_to_the_same_bytes_and_computes_no_block_twice(name
             assert not out.exists() and partial_folder(out).exists()
             resumed = process(TASKS[name], folder, out.name, resume=True)
             assert out.read_bytes() == expected
-            assert (resumed.blocks_reused, resumed.blocks_computed) == (marks - before, total - marks + before)
+            assert resumed.blocks_reused + resumed.blocks_computed == total
+            assert 0 <= resumed.blocks_reused - (marks - before) <= 1, "the block that waited to be written may be, too"
             assert resumed.objects == undisturbed.objects
             assert not partial_folder(out).exists()
 
@@ -678,7 +680,8 @@ def test_a_process_killed_by_the_system_is_resumed_to_the_same_bytes(name: str, 
     assert manifest["plan"]["threads"] == 1
     assert not (folder / "out.tif").exists()
     resumed = process(TASKS[name], folder, resume=True)
-    assert resumed.blocks_reused == {"convolve": 4, "smooth": 1}[name]
+    reused = resumed.blocks_reused
+    assert reused == 1 if name == "smooth" else reused in (3, 4), "one block may have waited to be written"
     process(TASKS[name], folder, "whole.tif")
     assert (folder / "out.tif").read_bytes() == (folder / "whole.tif").read_bytes()
     assert not partial_folder(folder / "out.tif").exists()

@@ -13,7 +13,8 @@ from hypothesis.extra import numpy as hnp
 from i2i.contracts import ImageSpec
 from i2i.errors import InputError, ModelError
 from i2i.finite import ZeroFilled, count_non_finite, make_finite
-from i2i.formats.views import ArraySource
+from i2i.formats.resample import resampled
+from i2i.formats.views import ArraySource, View
 from i2i.geometry import Region
 from i2i.normalize import Normalization, sample_pixels, sample_regions
 
@@ -94,6 +95,22 @@ def test_a_large_image_is_sampled_by_the_seed() -> None:
     assert source.pixels_read <= 2**22
     assert Normalization().freeze(Lazy(90_000, 70_000), seed=3) == first
     assert Normalization().freeze(Lazy(90_000, 70_000), seed=4) != first
+
+
+def test_of_an_image_that_is_resampled_only_the_places_of_the_samples_are_read() -> None:
+    source = Lazy(90_000, 70_000)
+    Normalization().freeze(resampled(source, (0.5, 0.5)), seed=0)
+    assert source.pixels_read <= 64 * (2 * 256 + 4) ** 2
+
+
+def test_the_statistics_of_a_plane_are_its_own() -> None:
+    class Planes(ArraySource):
+        def read(self, region: Region, plane: int = 0, level: int = 0) -> np.ndarray:
+            return super().read(region) + np.uint16(100 * plane)
+
+    source = Planes(np.arange(1000, dtype=np.uint16).reshape(20, 50), planes=(("z", 3),))
+    offsets = [Normalization("percentile", 0, 100).freeze(View(source, plane), 0).offset for plane in range(3)]
+    assert offsets == [(0.0,), (100.0,), (200.0,)]
 
 
 def test_samples_stand_for_the_whole_image() -> None:

@@ -1,0 +1,127 @@
+"""Images of several planes: each is an image of its own, with its own statistics and labels; all share one plan and canvas."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from i2i.canvas import Canvas, Layer
+from i2i.contracts import Array, ImageSpec, Predictor, Source
+from i2i.engine import Job, Progress, run_job
+from i2i.formats.views import View
+from i2i.geometry import Region
+from i2i.verify import verify
+
+
+@dataclass(frozen=True)
+class PlaneCanvas:
+    """What of a canvas belongs to one plane: the names of its layers and stages begin with the plane's number."""
+
+    canvas: Canvas
+    plane: int
+
+    def _name(self, name: str) -> str:
+        return f"p{self.plane:04d}/{name}"
+
+    def layer(self, name: str, spec: ImageSpec, chunk: tuple[int, int]) -> Layer:
+        return self.canvas.layer(self._name(name), spec, chunk)
+
+    def done(self, stage: str) -> frozenset[int]:
+        return self.canvas.done(self._name(stage))
+
+    def mark(self, stage: str, block: int) -> None:
+        self.canvas.mark(self._name(stage), block)
+
+    def store(self, stage: str, block: int, arrays: Mapping[str, Array]) -> None:
+        self.canvas.store(self._name(stage), block, arrays)
+
+    def fetch(self, stage: str, block: int) -> dict[str, Array] | None:
+        return self.canvas.fetch(self._name(stage), block)
+
+    def close(self) -> None:
+        """The canvas is its owner's."""
+
+    def remove(self) -> None:
+        """The same."""
+
+
+@dataclass(frozen=True)
+class PlaneResults:
+    """A source whose planes are those of several sources of one plane, of the same size, channels and dtype."""
+
+    results: Sequence[Source]
+    axes: tuple[tuple[str, int], ...]
+
+    @property
+    def spec(self) -> ImageSpec:
+        return replace(self.results[0].spec, planes=self.axes)
+
+    def read(self, region: Region, plane: int = 0, level: int = 0) -> Array:
+        """See :class:`i2i.contracts.Source`; ``level`` can only be 0."""
+        return self.results[plane].read(region)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What all planes gave. ``objects``: of all planes, and ``most`` of them in one; None where there are none."""
+
+    result: Source
+    objects: int | None
+    most: int | None
+    computed: int
+    reused: int
+    warnings: list[str]
+
+
+def plane_names(axes: tuple[tuple[str, int], ...]) -> list[str]:
+    """Such as ``t=0,z=3``, in C order; for an image of one plane an empty name."""
+    names = [""]
+    for axis, length in axes:
+        names = [f"{name},{axis}={i}".lstrip(",") for name in names for i in range(length)]
+    return names
+
+
+def plane_jobs(job: Job, predictors: Sequence[Predictor]) -> list[Job]:
+    """A job for each plane of the job's source, with the predictor that was prepared for it."""
+    axes = job.source.spec.planes
+    if len(predictors) == 1:
+        return [replace(job, source=View(job.source), predictor=predictors[0])]
+    return [
+        replace(
+            job,
+            source=View(job.source, plane),
+            predictor=predictors[plane],
+            canvas=PlaneCanvas(job.canvas, plane),
+            progress=_named(job.progress, name),
+        )
+        for plane, name in enumerate(plane_names(axes))
+    ]
+
+
+def _named(progress: Progress, name: str) -> Progress:
+    return lambda stage, share: progress(f"{name} {stage}", share)
+
+
+def run_planes(jobs: Sequence[Job], axes: tuple[tuple[str, int], ...]) -> Done:
+    """Do all planes, one after the other. Their results lie along ``axes``."""
+    outcomes = [run_job(job) for job in jobs]
+    counts = [outcome.objects for outcome in outcomes if outcome.objects is not None]
+    named = zip(plane_names(axes), outcomes, strict=True)
+    return Done(
+        result=PlaneResults([outcome.result for outcome in outcomes], axes),
+        objects=sum(counts) if counts else None,
+        most=max(counts, default=None),
+        computed=sum(outcome.computed for outcome in outcomes),
+        reused=sum(outcome.reused for outcome in outcomes),
+        warnings=[f"{name}: {text}".lstrip(": ") for name, outcome in named for text in outcome.warnings],
+    )
+
+
+def verify_planes(jobs: Sequence[Job], count: int) -> float:
+    """The largest difference that :func:`i2i.verify.verify` finds at ``count`` places, spread over the planes."""
+    places = Counter(place * len(jobs) // count for place in range(count))
+    return max(verify(jobs[plane], here) for plane, here in places.items())
