@@ -39,6 +39,9 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/help_time.py
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/tiling_exact.py
+	$(BIN)/python benchmarks/tiling.py --quick
+	$(BIN)/python benchmarks/memory.py --quick
+	$(BIN)/python benchmarks/resume.py --quick
 
 clean:
 	rm -rf $(VENV) i2i-demo build dist

@@ -10,7 +10,7 @@ import copy
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -158,6 +158,16 @@ def make_plan(spec: ImageSpec, predictor: Predictor, outputs_bytes: int, options
         "disk" if on_disk else "memory", BASE_BYTES + jobs * (held + max(needed, LATER_BYTES)),
         predictor.footprint.exact or grid.tile_count == 1,
     )  # fmt: skip
+
+
+def smaller(plan: Plan, footprint: Footprint) -> Plan | None:
+    """The plan with half the batch, or with half the window along its longer side; None when there is no smaller one."""
+    if plan.batch > 1:
+        return replace(plan, batch=plan.batch // 2)
+    least = 2 * round_up(footprint.halo, footprint.multiple_of) + footprint.multiple_of
+    height, width = plan.tile
+    half = (max(least, height // 2), width) if height > width else (height, max(least, width // 2))
+    return None if footprint.fixed_tile is not None or half == plan.tile else replace(plan, tile=half)
 
 
 def _cores(grid: Grid) -> int:

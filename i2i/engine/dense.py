@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 
-from i2i.backends import run_batch, to_array
+from i2i.backends import is_out_of_memory, run_batch, to_array
 from i2i.canvas import Layer
 from i2i.contracts import Array, DensePredictor, Output, Predictor, Source
 from i2i.engine.job import Job, Network, Outcome, Todo, convert, layer
@@ -13,7 +14,7 @@ from i2i.engine.labels import label
 from i2i.engine.pipeline import Behind, ahead
 from i2i.errors import PluginError
 from i2i.geometry import Block, Grid, Region, Tile
-from i2i.planner import Plan
+from i2i.planner import Plan, smaller
 from i2i.stitch import Blended, Cropped, Pixels, answer_region, batches, check_answer, tiles_for, window_pixels
 
 
@@ -54,24 +55,38 @@ def windows_ahead(job: Job, tiles: Iterable[list[Tile]]) -> Generator[list[Array
 
 
 def _infer(job: Job, outcome: Outcome, output: Output) -> Layer:
-    """Stage ``infer``: the network's output, converted to what was asked for."""
+    """Stage ``infer``: the network's output, converted to what was asked for. Where an accelerator's memory is too small for the
+    plan's windows, the blocks that are left are made of smaller ones."""
+    written = layer(job, output.name, output.channels, output.dtype, output.channel_names)
+    todo, current = Todo(job, outcome, "infer"), job
+    while True:
+        try:
+            _infer_blocks(current, todo, written, output)
+            return written
+        except RuntimeError as error:
+            plan = smaller(current.plan, job.predictor.footprint) if is_out_of_memory(error) else None
+            if plan is None:
+                raise
+            current = replace(job, plan=plan)
+            size = f"{plan.batch} x {plan.tile[0]} x {plan.tile[1]} pixels"
+            outcome.warnings.append(f"the memory of {plan.device} was full; went on with windows of {size}")
+
+
+def _infer_blocks(job: Job, todo: Todo, written: Layer, output: Output) -> None:
     predictor, grid = job.predictor, job.grid
     assert isinstance(predictor, DensePredictor)
-    footprint = predictor.footprint
-    written = layer(job, output.name, output.channels, output.dtype, output.channel_names)
-    todo = Todo(job, outcome, "infer")
+    footprint, blocks = predictor.footprint, list(todo.blocks())
 
     def finish(block: Block, raw: Pixels) -> None:
         written.write(block.region.scaled(footprint.scale), convert(predictor, raw, output))
         todo.finished(block)
 
-    tiles = (tiles_for(grid, footprint, block.region) for block in todo.blocks())
+    tiles = (tiles_for(grid, footprint, block.region) for block in blocks)
     with closing(windows_ahead(job, tiles)) as windows, Behind() as behind:
-        for block in todo.blocks():
+        for block in blocks:
             raw = compute_region(job.source, predictor, grid, block.region, job.plan, windows, job.network)
             behind.call(finish, block, raw)
             todo.show(block)
-    return written
 
 
 def run_dense(job: Job) -> Outcome:

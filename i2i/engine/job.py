@@ -68,16 +68,17 @@ class Todo:
 
     def __init__(self, job: Job, outcome: Outcome, stage: str) -> None:
         self._job, self._outcome, self._stage = job, outcome, stage
-        self._grid, self._done = job.grid, job.canvas.done(stage)
+        self._grid, self._done = job.grid, set(job.canvas.done(stage))
         outcome.reused += len(self._done)
 
     def blocks(self) -> Iterator[Block]:
-        """Those to do, in raster order; may be asked for again."""
+        """Those that are still to do, in raster order."""
         return (block for block in self._grid.blocks() if block.index not in self._done)
 
     def finished(self, block: Block) -> None:
         """What the block gave is kept."""
         self._job.canvas.mark(self._stage, block.index)
+        self._done.add(block.index)
         self._outcome.computed += 1
 
     def show(self, block: Block) -> None:
@@ -88,7 +89,7 @@ class Todo:
 def each_block(job: Job, outcome: Outcome, stage: str, work: Callable[[Block], None]) -> None:
     """Do ``work`` for every block that the journal does not name, and name it."""
     todo = Todo(job, outcome, stage)
-    for block in todo.blocks():
+    for block in list(todo.blocks()):
         work(block)
         todo.finished(block)
         todo.show(block)

@@ -41,8 +41,9 @@ def compute_objects(
 def _detect(job: Job, outcome: Outcome, predictor: InstancePredictor) -> None:
     """Stage ``detect``: the candidates of each block, kept on the canvas."""
     grid, todo = job.grid, Todo(job, outcome, "detect")
-    with closing(windows_ahead(job, (grid.tiles(block.region) for block in todo.blocks()))) as windows:
-        for block in todo.blocks():
+    blocks = list(todo.blocks())
+    with closing(windows_ahead(job, (grid.tiles(block.region) for block in blocks))) as windows:
+        for block in blocks:
             found = compute_objects(job.source, predictor, grid, block, job.plan, windows)
             job.canvas.store("detect", block.index, instances.pack(found))
             todo.finished(block)

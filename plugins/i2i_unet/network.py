@@ -154,7 +154,7 @@ class UNet(nn.Module):
 
 def _initialise(layer: nn.Module) -> None:
     """He initialisation, N(0, sqrt(2 / N)) (section 3)."""
-    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and not layer.weight.is_meta:
         nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)

@@ -449,6 +449,57 @@ def test_what_cannot_be_verified_says_so() -> None:
         verified(fixed, blobs(100, 100, 1), plan(64))
 
 
+# ------------------------------------------------------------------------------------------------ memory of the device
+
+
+class Cramped(toys.Convolution):
+    """A network on a device whose memory holds so many pixels of a batch, and is full from the ``after``-th call on."""
+
+    def __init__(self, room: int, after: int = 0) -> None:
+        super().__init__()
+        self.room, self.after = room, [after]
+
+    def __call__(self, batch):
+        self.after[0] -= 1
+        if self.after[0] < 0 and batch.shape[0] * batch.shape[2] * batch.shape[3] > self.room:
+            raise torch.cuda.OutOfMemoryError("out of memory")
+        return super().__call__(batch)
+
+
+class Unlucky(toys.Convolution):
+    """A network with a fault of its own."""
+
+    def __call__(self, batch):
+        raise RuntimeError("out of luck")
+
+
+@pytest.mark.parametrize("after", [0, 3])
+def test_where_a_devices_memory_is_full_windows_are_halved_and_the_result_is_the_same(after: int) -> None:
+    pixels = blobs(150, 170, 1)
+    source = ArraySource(pixels)
+    results = []
+    for predictor in (toys.Convolution(), Cramped(40 * 40, after)):
+        job = Job(source, predictor.prepare(source, 0), predictor.outputs[0], plan(64, batch=4), MemoryCanvas())
+        outcome = run_job(job)
+        results.append(outcome.result.read(outcome.result.spec.region))
+    np.testing.assert_array_equal(*results)
+    assert [text.split("windows of ")[1] for text in outcome.warnings] == [
+        f"{size} pixels" for size in ("2 x 64 x 64", "1 x 64 x 64", "1 x 64 x 32", "1 x 32 x 32")
+    ]
+    assert outcome.computed == 3 * job.grid.block_count, "each block once in each of the stages"
+
+
+def test_a_device_too_small_for_any_window_and_other_errors_are_told() -> None:
+    source = ArraySource(blobs(60, 60, 1))
+    for predictor in (Cramped(10), Dying()):
+        job = Job(source, predictor.prepare(source, 0), predictor.outputs[0], plan(40), MemoryCanvas())
+        with (
+            mock.patch.object(Dying, "__call__", side_effect=RuntimeError("out of luck")),
+            pytest.raises(RuntimeError, match="out of"),
+        ):
+            run_job(job)
+
+
 # -------------------------------------------------------------------------------------------------- killed and resumed
 
 
