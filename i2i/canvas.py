@@ -66,13 +66,18 @@ class Layer:
 
 
 class DiskLayer(Layer):
-    """A layer whose pixels are a Zarr array below ``folder``. ``changed``: takes the files that were written to."""
+    """A layer whose pixels are a Zarr array in ``folder``, from ``origin`` (y, x) on. ``changed``: takes the files that were
+    written to."""
 
-    def __init__(self, spec: ImageSpec, pixels: Any, folder: Path, changed: set[Path]) -> None:
+    def __init__(self, spec: ImageSpec, pixels: Any, origin: tuple[int, int], folder: Path, changed: set[Path]) -> None:
         super().__init__(spec, pixels, folder)
-        self._changed = changed
+        self._origin, self._changed = origin, changed
+
+    def read(self, region: Region, plane: int = 0, level: int = 0) -> Array:
+        return super().read(region.shift(*self._origin))
 
     def write(self, region: Region, pixels: Array) -> None:
+        region = region.shift(*self._origin)
         super().write(region, pixels)
         height, width, _ = self._pixels.chunks
         for row in range(region.y // height, -(-region.bottom // height)):
@@ -83,8 +88,9 @@ class DiskLayer(Layer):
 class Canvas(Protocol):
     """Layers, a journal, and what stages keep for their blocks."""
 
-    def layer(self, name: str, spec: ImageSpec, chunk: tuple[int, int]) -> Layer:
-        """The layer of that name, made if it is new. ``chunk``: height and width of a block in its pixels."""
+    def layer(self, name: str, spec: ImageSpec, chunk: tuple[int, int], origin: tuple[int, int] = (0, 0)) -> Layer:
+        """The layer of that name, made if it is new. ``chunk``: height and width of a block in its pixels; ``origin``: where the
+        image begins on the raster of chunks, so that no two blocks share one."""
         ...
 
     def done(self, stage: str) -> frozenset[int]:
@@ -114,7 +120,7 @@ class MemoryCanvas:
         self._done: dict[str, set[int]] = {}
         self._kept: dict[tuple[str, int], dict[str, Array]] = {}
 
-    def layer(self, name: str, spec: ImageSpec, chunk: tuple[int, int]) -> Layer:
+    def layer(self, name: str, spec: ImageSpec, chunk: tuple[int, int], origin: tuple[int, int] = (0, 0)) -> Layer:
         if name not in self._layers:
             self._layers[name] = Layer(spec, np.zeros((spec.height, spec.width, spec.channels), spec.dtype))
         return self._layers[name]
@@ -185,11 +191,13 @@ class DiskCanvas:
         self._layers: dict[str, Layer] = {}
         self._changed: set[Path] = set()
 
-    def layer(self, name: str, spec: ImageSpec, chunk: tuple[int, int]) -> Layer:
+    def layer(self, name: str, spec: ImageSpec, chunk: tuple[int, int], origin: tuple[int, int] = (0, 0)) -> Layer:
         if name not in self._layers:
             place = self.folder / "layers" / name
             with writing(self.folder):
-                self._layers[name] = DiskLayer(spec, _zarr_array(place, spec, chunk), place, self._changed)
+                pixels = _zarr_array(place, spec, chunk, origin)
+                self._layers[name] = DiskLayer(spec, pixels, origin, place, self._changed)
+            self._changed.add(place / "zarr.json")
         return self._layers[name]
 
     def done(self, stage: str) -> frozenset[int]:
@@ -232,12 +240,12 @@ class DiskCanvas:
             self.folder.rmdir()
 
 
-def _zarr_array(path: Path, spec: ImageSpec, chunk: tuple[int, int]) -> Any:
+def _zarr_array(path: Path, spec: ImageSpec, chunk: tuple[int, int], origin: tuple[int, int]) -> Any:
     import zarr
 
     if (path / "zarr.json").exists():
         return zarr.open_array(path, mode="r+")
-    shape = (spec.height, spec.width, spec.channels)
+    shape = (spec.height + origin[0], spec.width + origin[1], spec.channels)
     return zarr.create_array(path, shape=shape, chunks=(*chunk, spec.channels), dtype=spec.dtype, overwrite=True)
 
 

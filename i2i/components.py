@@ -286,14 +286,11 @@ def _around(
     grid: Grid, rule: LabelRule, block: Block, context: Region, numbers: Callable[[int], RowNumbers]
 ) -> Iterator[tuple[Region, Labels]]:
     """What other blocks' frames hold of ``context``, which reaches no further from the block than frames are deep."""
-    height, width = grid.block_shape
-    for row in range(context.y // height, -(-context.bottom // height)):
-        for column in range(context.x // width, -(-context.right // width)):
-            other = grid.block(row * grid.shape[1] + column)
-            if other.index != block.index:
-                place, pixels = _facing(other, block, numbers(row).frame(column), _depth(rule))
-                part = place.intersect(context)
-                yield part, pixels[part.relative_to(place).slices]
+    for other in grid.blocks_touching(context):
+        if other.index != block.index:
+            place, pixels = _facing(other, block, numbers(other.row).frame(other.column), _depth(rule))
+            part = place.intersect(context)
+            yield part, pixels[part.relative_to(place).slices]
 
 
 def _facing(other: Block, block: Block, frame: Labels, depth: int) -> tuple[Region, Labels]:

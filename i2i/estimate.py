@@ -11,8 +11,8 @@ from pathlib import Path
 from i2i.backends import run_batch
 from i2i.canvas import DiskCanvas, MemoryCanvas
 from i2i.contracts import Array, Source
-from i2i.engine import Job, run_job
-from i2i.geometry import Grid, Region
+from i2i.engine import Job, network_for, run_job
+from i2i.geometry import AxisGrid, Grid, Region
 from i2i.stitch import window_pixels
 
 _SECONDS = 3.0
@@ -37,17 +37,18 @@ class _Piece:
 
 def piece_of(grid: Grid, pixels: float) -> Region:
     """Whole cores from the middle of the image: as many, along both sides alike, as make ``pixels``; all where it has fewer."""
-    height, width = grid.rows.size, grid.columns.size
-    count = 1
-    while True:
-        rows, columns = min(count, grid.rows.count), min(count, grid.columns.count)
-        size = min(rows * grid.rows.step, height), min(columns * grid.columns.step, width)
-        if size[0] * size[1] >= pixels or (rows, columns) == (grid.rows.count, grid.columns.count):
+    for count in range(1, max(grid.rows.count, grid.columns.count) + 1):
+        (y, bottom), (x, right) = _middle(grid.rows, count), _middle(grid.columns, count)
+        piece = Region(y, x, bottom - y, right - x)
+        if piece.area >= pixels:
             break
-        count += 1
-    y = (grid.rows.count - rows) // 2 * grid.rows.step
-    x = (grid.columns.count - columns) // 2 * grid.columns.step
-    return Region(y, x, *size).intersect(grid.image)
+    return piece
+
+
+def _middle(axis: AxisGrid, count: int) -> tuple[int, int]:
+    """Where ``count`` cores, or all, from the middle of an axis begin and end."""
+    first = max(0, axis.count - count) // 2
+    return axis.core(first)[0], axis.core(min(first + count, axis.count) - 1)[1]
 
 
 def seconds(job: Job, planes: int, write: Callable[[Path, Source], None]) -> float | None:
@@ -71,9 +72,10 @@ def _rate(job: Job) -> float:
     """Pixels of cores that the network does in a second. Its first batch is slower than the rest, and is not counted."""
     tile = job.grid.tile(0, 0)
     window = window_pixels(job.source, job.predictor, tile.window)
+    network = network_for(job.predictor, job.grid, job.plan)
     for _ in range(2):
         started = time.monotonic()
-        run_batch(job.network, [window] * job.plan.batch, job.plan.runtime)
+        run_batch(network, [window] * job.plan.batch, job.plan.runtime)
         passed = time.monotonic() - started
     return job.plan.batch * tile.core.area / passed
 

@@ -1,14 +1,14 @@
 """Where tiles lie: pure integer arithmetic, without arrays.
 
-One global grid covers the image. Its *cores* are squares of side ``step`` that share no pixel; the *window* of a core is
-the core grown by the halo. Every window has one constant shape, and where it would reach past the image it is shifted
-inward, so no border is invented that the whole-image run would not have::
+One global grid covers the image. Its *cores* are rectangles that share no pixel, of side ``step``; the *window* of a core is
+the core grown by the halo. Every window has one constant shape and lies in the image, so no border is invented that the
+whole-image run would not have; the first and the last core, which need a halo on one side only, are longer by that::
 
-      0                                            padded
-      |--------- window 0 ---------|                  |
-      |== core 0 ==|== core 1 ==|== core 2 ==|= core 3|
-      |         |--------- window 1 ---------|        |
-      |                     |--------- window 3 ------|
+      0                                                     padded
+      |--------- window 0 ---------|                           |
+      |===== core 0 ======|== core 1 ==|======= core 2 ========|
+      |             |--------- window 1 ---------|             |
+      |                                |--------- window 2 ----|
 
 Networks that mirror (valid convolutions) are given windows that reach past the image, filled by :func:`mirror`, and
 nothing is shifted. *Blocks*, the units of work and of the journal, are rectangles of whole cores.
@@ -142,18 +142,29 @@ class AxisGrid:
         return AxisGrid(size, padded, step + 2 * halo, step, halo, border)
 
     @property
+    def lead(self) -> int:
+        """Pixels by which the first core is longer than ``step``."""
+        return 0 if self.border == "mirror" else self.halo
+
+    @property
     def count(self) -> int:
-        return -(-self.size // self.step)
+        if self.border == "mirror":
+            return -(-self.size // self.step)
+        return 1 - (self.window - self.padded) // self.step if self.padded > self.window else 1
 
     def core(self, index: int) -> tuple[int, int]:
-        start = index * self.step
-        return start, min(start + self.step, self.size)
+        """Where it begins and ends."""
+        start = index * self.step + self.lead if index else 0
+        return start, self.size if index == self.count - 1 else (index + 1) * self.step + self.lead
+
+    def at(self, pixel: int) -> int:
+        """The core that holds a pixel."""
+        return min(max(0, (pixel - self.lead) // self.step), self.count - 1)
 
     def window_start(self, index: int) -> int:
-        start = index * self.step - self.halo
         if self.border == "mirror":
-            return start
-        return min(max(start, 0), self.padded - self.window)
+            return index * self.step - self.halo
+        return min(index * self.step, self.padded - self.window)
 
     def touching(self, start: int, stop: int) -> range:
         """Indices of the tiles whose windows share a pixel with ``start`` .. ``stop``."""
@@ -179,17 +190,22 @@ class Grid:
 
     @property
     def block_shape(self) -> tuple[int, int]:
-        """Height and width of a block that the image's end does not cut."""
+        """Height and width of a block that does not touch the image's end."""
         return (
             min(self.rows.step * self.cores, self.rows.size),
             min(self.columns.step * self.cores, self.columns.size),
         )
 
+    @property
+    def origin(self) -> tuple[int, int]:
+        """Where the image begins on a raster of ``block_shape`` whose lines run along all borders between blocks."""
+        (height, width), (rows, columns) = self.block_shape, self.shape
+        return (-self.rows.lead % height if rows > 1 else 0), (-self.columns.lead % width if columns > 1 else 0)
+
     @cached_property
     def shape(self) -> tuple[int, int]:
         """Rows and columns of blocks."""
-        height, width = self.block_shape
-        return -(-self.rows.size // height), -(-self.columns.size // width)
+        return -(-self.rows.count // self.cores), -(-self.columns.count // self.cores)
 
     @property
     def block_count(self) -> int:
@@ -202,12 +218,21 @@ class Grid:
     def block(self, index: int) -> Block:
         """The block at ``index``, in raster order."""
         row, column = divmod(index, self.shape[1])
-        height, width = self.block_shape
-        whole = Region(row * height, column * width, height, width)
-        return Block(index, row, column, whole.intersect(self.image))
+        (y, bottom), (x, right) = self._span(self.rows, row), self._span(self.columns, column)
+        return Block(index, row, column, Region(y, x, bottom - y, right - x))
+
+    def _span(self, axis: AxisGrid, block: int) -> tuple[int, int]:
+        first, last = block * self.cores, min((block + 1) * self.cores, axis.count) - 1
+        return axis.core(first)[0], axis.core(last)[1]
 
     def blocks(self) -> Iterator[Block]:
         return (self.block(index) for index in range(self.block_count))
+
+    def blocks_touching(self, region: Region) -> Iterator[Block]:
+        """The blocks that share a pixel with ``region`` (inside the image), in raster order."""
+        columns = range(self.columns.at(region.x) // self.cores, self.columns.at(region.right - 1) // self.cores + 1)
+        for row in range(self.rows.at(region.y) // self.cores, self.rows.at(region.bottom - 1) // self.cores + 1):
+            yield from (self.block(row * self.shape[1] + column) for column in columns)
 
     def tile(self, row: int, column: int) -> Tile:
         (y, bottom), (x, right) = self.rows.core(row), self.columns.core(column)
@@ -215,9 +240,9 @@ class Grid:
         return Tile(Region(y, x, bottom - y, right - x), window)
 
     def tiles(self, region: Region) -> list[Tile]:
-        """The tiles whose cores lie in ``region`` (a block's), in raster order."""
-        rows = range(region.y // self.rows.step, -(-region.bottom // self.rows.step))
-        columns = range(region.x // self.columns.step, -(-region.right // self.columns.step))
+        """The tiles whose cores share a pixel with ``region``, in raster order: a block's own."""
+        rows = range(self.rows.at(region.y), self.rows.at(region.bottom - 1) + 1)
+        columns = range(self.columns.at(region.x), self.columns.at(region.right - 1) + 1)
         return [self.tile(row, column) for row in rows for column in columns]
 
     def tiles_touching(self, region: Region) -> list[Tile]:

@@ -24,8 +24,8 @@ class PlaneCanvas:
     def _name(self, name: str) -> str:
         return f"p{self.plane:04d}/{name}"
 
-    def layer(self, name: str, spec: ImageSpec, chunk: tuple[int, int]) -> Layer:
-        return self.canvas.layer(self._name(name), spec, chunk)
+    def layer(self, name: str, spec: ImageSpec, chunk: tuple[int, int], origin: tuple[int, int] = (0, 0)) -> Layer:
+        return self.canvas.layer(self._name(name), spec, chunk, origin)
 
     def done(self, stage: str) -> frozenset[int]:
         return self.canvas.done(self._name(stage))

@@ -23,13 +23,13 @@ def verify(job: Job, count: int) -> float:
     stride = predictor.footprint.multiple_of
     side = (grid.rows.window + 2 * stride, grid.columns.window + 2 * stride)
     other = grid_of(spec, predictor.footprint, side)
-    others = network_for(predictor, other, job.plan)
+    own, others = (network_for(predictor, one, job.plan) for one in (grid, other))
     random = np.random.default_rng(job.seed)
     worst, low, high = 0.0, 0.0, 0.0
     for _ in range(count):
-        y, x = (axis.step * int(random.integers(min(1, axis.count - 1), axis.count)) for axis in (grid.rows, grid.columns))
+        y, x = (axis.core(int(random.integers(min(1, axis.count - 1), axis.count)))[0] for axis in (grid.rows, grid.columns))
         region = Region(y - 32, x - 32, 64, 64).intersect(spec.region)
-        first = compute_region(job.source, predictor, grid, region, job.plan, network=job.network)
+        first = compute_region(job.source, predictor, grid, region, job.plan, network=own)
         second = compute_region(job.source, predictor, other, region, job.plan, network=others)
         worst = max(worst, float(np.abs(first - second).max()))
         low, high = min(low, float(first.min())), max(high, float(first.max()))

@@ -35,7 +35,7 @@ def test_the_way_of_one_pixel_is_that_of_the_code():
     needs = footprint(UNetConfig(channels=1, classes=3))
     assert f"halo {needs.halo}, stride {needs.multiple_of}" in text
     grid = make_grid((20_000, 20_000), (1024, 1024), halo=needs.halo, stride=needs.multiple_of)
-    row, column = 5000 // grid.rows.step, 7000 // grid.columns.step
+    row, column = grid.rows.at(5000), grid.columns.at(7000)
     tile = grid.tile(row, column)
     assert tile.core.contains(Region(5000, 7000, 1, 1))
     assert f"core is {grid.rows.step} pixels" in text

@@ -9,7 +9,7 @@ from dataclasses import replace
 from i2i.backends import is_out_of_memory, run_batch, to_array
 from i2i.canvas import Layer
 from i2i.contracts import Array, DensePredictor, Output, Predictor, Source
-from i2i.engine.job import Job, Network, Outcome, Todo, convert, layer
+from i2i.engine.job import Job, Network, Outcome, Todo, convert, layer, network_for
 from i2i.engine.labels import label
 from i2i.engine.pipeline import Behind, ahead
 from i2i.errors import PluginError
@@ -76,6 +76,9 @@ def _infer_blocks(job: Job, todo: Todo, written: Layer, output: Output) -> None:
     predictor, grid = job.predictor, job.grid
     assert isinstance(predictor, DensePredictor)
     footprint, blocks = predictor.footprint, list(todo.blocks())
+    if not blocks:
+        return
+    network = network_for(predictor, grid, job.plan)
 
     def finish(block: Block, raw: Pixels) -> None:
         written.write(block.region.scaled(footprint.scale), convert(predictor, raw, output))
@@ -84,7 +87,7 @@ def _infer_blocks(job: Job, todo: Todo, written: Layer, output: Output) -> None:
     tiles = (tiles_for(grid, footprint, block.region) for block in blocks)
     with closing(windows_ahead(job, tiles)) as windows, Behind() as behind:
         for block in blocks:
-            raw = compute_region(job.source, predictor, grid, block.region, job.plan, windows, job.network)
+            raw = compute_region(job.source, predictor, grid, block.region, job.plan, windows, network)
             behind.call(finish, block, raw)
             todo.show(block)
 

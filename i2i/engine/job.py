@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -38,14 +37,10 @@ class Job:
     def grid(self) -> Grid:
         return self.plan.grid(self.source.spec, self.predictor.footprint)
 
-    @cached_property
-    def network(self) -> Network:
-        """What runs the predictor's network on the plan's backend, for windows of the grid."""
-        return network_for(self.predictor, self.grid, self.plan)
-
 
 def network_for(predictor: Predictor, grid: Grid, plan: Plan) -> Network:
-    """What runs a predictor's network on the plan's backend, for windows of ``grid``."""
+    """What runs a predictor's network on the plan's backend, for windows of ``grid``. It may hold much memory: keep it no longer
+    than it is used (there is a job for each plane)."""
     if not isinstance(predictor, DensePredictor):
         return predictor  # type: ignore[return-value]  # the others have no backend but torch
     shape = (plan.batch, predictor.footprint.channels_in, *grid.window_shape)
@@ -97,8 +92,9 @@ def each_block(job: Job, outcome: Outcome, stage: str, work: Callable[[Block], N
 
 def layer(job: Job, name: str, channels: int, dtype: str, names: tuple[str, ...] = ()) -> Layer:
     scale = job.predictor.footprint.scale
-    height, width = job.grid.block_shape
-    return job.canvas.layer(name, layer_spec(job.source.spec, channels, dtype, scale, names), (height * scale, width * scale))
+    (height, width), (y, x) = job.grid.block_shape, job.grid.origin
+    spec = layer_spec(job.source.spec, channels, dtype, scale, names)
+    return job.canvas.layer(name, spec, (height * scale, width * scale), (y * scale, x * scale))
 
 
 def convert(predictor: DensePredictor | ImagePredictor, raw: Pixels, output: Output) -> Array:

@@ -69,7 +69,7 @@ def _scaled_grid(job: Job) -> Grid:
         return job.grid
     grid = job.grid
     rows, columns = (
-        replace(axis, size=axis.size * scale, padded=axis.padded * scale, window=axis.window * scale, step=axis.step * scale)
+        replace(axis, **{name: scale * getattr(axis, name) for name in ("size", "padded", "window", "step", "halo")})
         for axis in (grid.rows, grid.columns)
     )
     return Grid(rows, columns, grid.cores)

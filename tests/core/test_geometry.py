@@ -161,7 +161,30 @@ def test_blocks_share_no_pixel_and_leave_none_out(grid: Grid) -> None:
     assert (counted(grid, [block.region for block in blocks]) == 1).all()
     for block in blocks:
         assert block == Block(block.index, block.index // grid.shape[1], block.index % grid.shape[1], block.region)
-        assert block.region.height <= grid.block_shape[0] and block.region.width <= grid.block_shape[1]
+        assert block.region.height <= grid.block_shape[0] + 2 * grid.rows.lead
+        assert block.region.width <= grid.block_shape[1] + 2 * grid.columns.lead
+
+
+@given(grids())
+@deterministic
+def test_no_two_blocks_share_a_chunk_of_the_raster_that_begins_at_the_origin(grid: Grid) -> None:
+    (height, width), (y, x) = grid.block_shape, grid.origin
+    owners: dict[tuple[int, int], int] = {}
+    for block in grid.blocks():
+        place = block.region.shift(y, x)
+        for row in range(place.y // height, -(-place.bottom // height)):
+            for column in range(place.x // width, -(-place.right // width)):
+                assert owners.setdefault((row, column), block.index) == block.index
+
+
+@given(grids(), st.data())
+@deterministic
+def test_tiles_and_blocks_of_a_region_are_those_that_share_a_pixel_with_it(grid: Grid, data: st.DataObject) -> None:
+    image = grid.image
+    y, x = data.draw(st.integers(0, image.height - 1)), data.draw(st.integers(0, image.width - 1))
+    region = Region(y, x, data.draw(st.integers(1, image.height - y)), data.draw(st.integers(1, image.width - x)))
+    assert grid.tiles(region) == [tile for tile in every_tile(grid) if tile.core.intersect(region).area]
+    assert list(grid.blocks_touching(region)) == [block for block in grid.blocks() if block.region.intersect(region).area]
 
 
 @given(grids())
