@@ -20,12 +20,12 @@ import tifffile
 from machine import machine
 
 from i2i.api import session
+from i2i.backends import TOLERANCE
 from i2i.engine import compute_region
 from i2i.formats import open_image
 from i2i.formats.views import select
 from i2i.planner import Plan
 from i2i.registry import Registry
-from i2i.verify import TOLERANCE
 
 SAMPLES = Path(__file__).parents[1] / "plugins/i2i_unet/samples"
 
@@ -62,10 +62,10 @@ def labels(path: Path, tile: int, folder: Path) -> tuple[np.ndarray, float]:
 
 def logits(path: Path, tile: int) -> np.ndarray:
     """The raw output of the whole image, (side, side, classes)."""
-    current = session("segment", {}, Registry())
+    current = session("segment", {"precision": "fp32"}, Registry())
     image = open_image(path)
     source = select(image, 0, None, None, path)
-    _, predictor, runtime = current.predictor("nuclei-fluo")
+    _, predictor, runtime = current.loader.predictor("nuclei-fluo")
     prepared = predictor.prepare(source, 0)
     plan = Plan((tile, tile), 1, 1, 0, runtime.device, "fp32", "torch", "memory", 0, True)
     grid = plan.grid(source.spec, prepared.footprint)

@@ -15,6 +15,7 @@ from i2i.backends import confirm_backend, pick_backend, start_torch
 from i2i.canvas import Canvas, MemoryCanvas, claimed, layer_spec, partial_folder
 from i2i.contracts import DensePredictor, ImageSpec, Model, Output, Predictor, Runtime, Source
 from i2i.disk import canvas_needs, check_room
+from i2i.errors import OutputError, UsageError
 from i2i.formats.views import View
 from i2i.options import RunOptions
 from i2i.pixelsize import Factors
@@ -81,6 +82,12 @@ def begin(work: Work, run: RunOptions) -> Iterator[Begun]:
 def _resumed(work: Work, folder: Path) -> Begun:
     check_room(work.target, work.disk)
     canvas, plan, statistics = manifest.resume(folder, work.fingerprint, work.item.path, work.source.spec.plane_count)
+    if (plan.device, plan.precision) != (work.runtime.device, work.runtime.precision):
+        canvas.close()
+        raise OutputError(
+            f"{folder}: was begun on {plan.device} in {plan.precision}, and this would be {work.runtime.device} in "
+            f"{work.runtime.precision}; go on with it there, or --overwrite starts again"
+        )
     return Begun(canvas, plan, [work.predictor.with_statistics(plane) for plane in statistics], work.disk)
 
 
@@ -106,7 +113,12 @@ def _plan(source: Source, predictor: Predictor, pixel_bytes: int, run: RunOption
     spec = source.spec
     backend = pick_backend(run.backend, predictor, runtime.device, runtime.precision, spec.height * spec.width)
     chosen = replace(runtime, backend=backend)
-    plan = make_plan(spec, predictor, pixel_bytes, run, chosen)
+    try:
+        plan = make_plan(spec, predictor, pixel_bytes, run, chosen)
+    except UsageError:
+        if backend == "torch" or run.backend != "auto":
+            raise
+        return make_plan(spec, predictor, pixel_bytes, run, runtime), [f"{backend} is not used: --memory is too small for it"]
     if backend == "torch" or not isinstance(predictor, DensePredictor):
         return plan, []
     start_torch(plan.threads)

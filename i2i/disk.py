@@ -61,7 +61,9 @@ def full_disk_told(output: Path, kept: bool) -> Iterator[None]:
         if not _is_full(error):
             raise
         cure = "what is done is kept, and --resume goes on" if kept else "then run it again"
-        raise OutputError(f"{output}: no room is left on the disk; free some: {cure}") from error
+        place, found, _ = str(error).partition(": cannot be written")
+        where = f" of {place}" if found else ""
+        raise OutputError(f"{output}: no room is left on the disk{where}; free some: {cure}") from error
 
 
 def _is_full(error: BaseException | None) -> bool:

@@ -149,7 +149,9 @@ def make_plan(spec: ImageSpec, predictor: Predictor, outputs_bytes: int, options
     held = READ_BYTES + overhead_bytes(runtime.backend) + (0 if on_disk else canvas_bytes)
     left = (allowed - BASE_BYTES) // jobs - held
     if left < LATER_BYTES:
-        raise UsageError(f"--jobs {jobs}: too many for {allowed / 1e9:.1f} GB; give fewer, or more --memory")
+        cause = f"--jobs {jobs}: too many for" if jobs > 1 else f"--backend {runtime.backend}: needs more than"
+        cure = "give fewer, or more --memory" if jobs > 1 else "give more --memory, or --backend torch"
+        raise UsageError(f"{cause} {allowed / 1e9:.1f} GB; {cure}")
     tile = _tile(spec, predictor, options, left)
     grid = grid_of(spec, predictor.footprint, tile)
     batch = _batch(predictor, grid, options, left)

@@ -90,10 +90,10 @@ class Session:
                 result = self._report(work, begun, jobs)
                 result.notes = [*image.spec.remarks, *begun.notes]
                 clock.lap("prepare")
-                if self.run.dry_run:
-                    return result
                 result.warnings = [*warnings, *_inexact(begun.plan)]
                 self._refuse_warnings(result.warnings, item.name)
+                if self.run.dry_run:
+                    return result
                 with full_disk_told(work.target, begun.plan.canvas == "disk"):
                     self._run(work, jobs, result, clock)
                 begun.canvas.remove()
@@ -134,9 +134,12 @@ class Session:
     def _target(self, item: Item, output: Output, spec: ImageSpec) -> Path:
         target = place(item.output, item.fallback, spec, self.formats)
         self._refuse_existing(item, target)
-        check_compression(target, format_for_output(target, self.formats), self.run.compression)
+        form = format_for_output(target, self.formats)
+        check_compression(target, form, self.run.compression)
         if self.run.compression == "jpeg" and (output.meaning != "image" or not self.task.lossy):
             raise UsageError(f"--compression jpeg changes values, and {output.name} are to be exact; choose zlib or zstd")
+        if form.check:
+            form.check(target, spec, Metadata(output.meaning, {}, "", self._compression))
         return target
 
     def _refuse_existing(self, item: Item, target: Path) -> None:
@@ -199,8 +202,11 @@ class Session:
         record = {"program": f"i2i {__version__}", "task": self.task.name, "kind": work.output.name}
         if work.model:
             record |= {"model": work.model.name, "sha256": work.model.sha256, "precision": plan.precision}
-        compression = "" if self.run.compression == "auto" else self.run.compression
-        form.write(path, result, Metadata(work.output.meaning, record, work.fingerprint, compression, plan.threads))
+        form.write(path, result, Metadata(work.output.meaning, record, work.fingerprint, self._compression, plan.threads))
+
+    @property
+    def _compression(self) -> str:
+        return "" if self.run.compression == "auto" else self.run.compression
 
     def _place(self, item: Item, spec: ImageSpec) -> Path:
         """Where the result goes. Labels that turn out too many for the format that was asked for go to a TIFF beside it."""

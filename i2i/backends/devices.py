@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from i2i.backends.turns import torch_turns
 from i2i.contracts import Array, Runtime
 from i2i.cores import available_cores
 from i2i.errors import UsageError
@@ -103,7 +104,7 @@ def run_batch(network: Callable[[torch.Tensor], Any], windows: Sequence[Array], 
 
     batch = torch.from_numpy(np.ascontiguousarray(np.stack(windows)))
     batch = batch.permute(0, 3, 1, 2).to(runtime.device, memory_format=torch.channels_last)
-    with torch.inference_mode(), autocast(runtime.device, runtime.precision):
+    with torch_turns.shared(), torch.inference_mode(), autocast(runtime.device, runtime.precision):
         return network(batch)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from i2i.backends.turns import torch_turns
 from i2i.contracts import DensePredictor
 from i2i.errors import PluginError, UsageError
 
@@ -57,7 +58,7 @@ class CompiledNetwork:
 def compile_window(predictor: DensePredictor, shape: tuple[int, int, int], precision: str, threads: int) -> CompiledNetwork:
     """``predictor`` for windows of ``shape`` (channels, height, width), in ``precision`` fp32 or bf16, on ``threads`` threads.
 
-    Raises ``PluginError`` when it cannot be traced or converted, ``UsageError`` when the processor does not compute in
+    Raises ``PluginError`` when it cannot be traced, converted or compiled, ``UsageError`` when the processor does not compute in
     ``precision``: OpenVINO would take another without a word.
     """
     openvino = load_openvino()
@@ -71,7 +72,10 @@ def compile_window(predictor: DensePredictor, shape: tuple[int, int, int], preci
         "ENABLE_CPU_PINNING": False,  # bound threads wait for the other processes on their core
     }
     exported, model = _convert(openvino, predictor, (1, *shape))
-    compiled = openvino.Core().compile_model(model, "CPU", settings)
+    try:
+        compiled = openvino.Core().compile_model(model, "CPU", settings)
+    except RuntimeError as error:
+        raise PluginError(f"OpenVINO cannot compile {type(predictor).__name__}: {_first_line(error)}") from error
     if compiled.get_property("INFERENCE_PRECISION_HINT") != asked:
         raise UsageError(f"--precision {precision}: OpenVINO does not compute it on this processor; use fp32 or --backend torch")
     return CompiledNetwork(compiled, exported)
@@ -81,10 +85,10 @@ def _convert(openvino: Any, predictor: DensePredictor, shape: tuple[int, ...]) -
     """The predictor's operations on a batch of ``shape``, as torch and as OpenVINO have them. Nothing is computed: torch traces
     shapes alone."""
     try:
-        with torch.no_grad():
+        with torch_turns.alone(), torch.no_grad():
             exported = torch.export.export(_Traced(predictor), (torch.zeros(shape),), strict=False)
-        _make_contiguous(exported)
-        return exported, openvino.convert_model(exported, input=[openvino.PartialShape(list(shape))])
+            _make_contiguous(exported)
+            return exported, openvino.convert_model(exported, input=[openvino.PartialShape(list(shape))])
     except Exception as error:  # a plugin's code is traced, and may raise anything
         raise PluginError(f"{type(predictor).__name__} cannot be traced for OpenVINO: {_first_line(error)}") from error
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from i2i.backends import available_cores, configure_allocator, has_bf16, pick_device
+from i2i.backends import available_cores, configure_allocator, has_bf16, installed_backends, pick_device
 from i2i.cli import console
 from i2i.cli.generate import command, named, positional
 from i2i.contracts import ImageSpec, ModelCard
@@ -185,6 +185,7 @@ def _facts() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "device": device,
+        "backends": ", ".join(installed_backends()),
         "cores": available_cores(),
         "memory": console.size_text(total_memory()),
         "bf16": "computed by the hardware" if has_bf16(device) else "emulated: slower, fp32 is used",

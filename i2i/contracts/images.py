@@ -54,7 +54,8 @@ class ImageSpec:
 
 
 class Source(Protocol):
-    """Something that pixels are read from by region: a file, a view of one, a canvas."""
+    """Something that pixels are read from by region: a file, a view of one, a canvas. It may have more, which
+    :func:`i2i.formats.views.missing_tiles` and :func:`i2i.formats.views.read_channels` look for."""
 
     @property
     def spec(self) -> ImageSpec: ...

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from i2i.contracts.images import Array, Meaning, Source
+from i2i.contracts.images import Array, ImageSpec, Meaning, Source
 from i2i.contracts.predictors import Predictor
 from i2i.errors import ModelError
 
@@ -160,7 +160,8 @@ class Format:
     for a folder) are of this format. ``open(path)`` gives a source and raises ``InputError``. ``write(path, source, metadata)``
     writes a whole new file at a temporary path that the engine renames. ``dtypes`` and ``channels``: what it can hold; empty
     means anything. ``compressions``: the values of ``--compression`` that it knows; ``planes``: whether it holds images of
-    several planes.
+    several planes. ``check(path, spec, metadata)``: raises ``OutputError`` for what else it cannot hold; asked before anything is
+    computed.
     """
 
     name: str
@@ -174,6 +175,7 @@ class Format:
     lossy: bool = False
     compressions: tuple[str, ...] = ()
     planes: bool = False
+    check: Callable[[Path, ImageSpec, Metadata], None] | None = None
 
 
 @dataclass(frozen=True)

@@ -233,14 +233,14 @@ def _is_bmp(head: bytes, path: Path) -> bool:
 
 PNG_FORMAT = Format(
     "PNG", (".png",), "lossless, 8 or 16 bits, grey or RGB", _is_png, RasterSource,
-    raster_write.write_png, ("uint8", "uint16"), (1, 3),
+    raster_write.write_png, ("uint8", "uint16"), (1, 3), check=raster_write.check_png,
 )  # fmt: skip
 JPEG_FORMAT = Format(
     "JPEG", (".jpg", ".jpeg"), "lossy, 8 bits, grey or RGB, at most 65,500 pixels a side", _is_jpeg, RasterSource,
-    raster_write.write_jpeg, ("uint8",), (1, 3), lossy=True,
+    raster_write.write_jpeg, ("uint8",), (1, 3), lossy=True, check=raster_write.check_jpeg,
 )  # fmt: skip
 WEBP_FORMAT = Format(
     "WebP", (".webp",), "lossy, 8 bits, RGB, at most 16,383 pixels a side", _is_webp, RasterSource,
-    raster_write.write_webp, ("uint8",), (3,), lossy=True,
+    raster_write.write_webp, ("uint8",), (3,), lossy=True, check=raster_write.check_webp,
 )  # fmt: skip
 BMP_FORMAT = Format("BMP", (".bmp", ".dib"), "read only", _is_bmp, RasterSource)

@@ -25,14 +25,14 @@ CENTIMETRE = 3
 
 def write_png(path: Path, source: Source, metadata: Metadata) -> None:
     """uint8 or uint16, 1 or 3 channels, streamed. The pixel size goes to pHYs, the record as JSON to the text ``i2i``."""
-    _check(path, source.spec, ("uint8", "uint16"), (1, 3))
+    check_png(path, source.spec, metadata)
     with path.open("wb") as file:
         png_write.encode(file, source, _chunks(source.spec, metadata))
 
 
 def write_jpeg(path: Path, source: Source, metadata: Metadata) -> None:
     """uint8, 1 or 3 channels, quality 95. The pixel size and the record (ImageDescription, JSON) go to EXIF."""
-    _check(path, source.spec, ("uint8",), (1, 3), JPEG_SIDE)
+    check_jpeg(path, source.spec, metadata)
     picture = _picture(source)
     exif = _exif(source.spec, metadata, limit=60_000)
     with path.open("wb") as file:
@@ -41,10 +41,25 @@ def write_jpeg(path: Path, source: Source, metadata: Metadata) -> None:
 
 def write_webp(path: Path, source: Source, metadata: Metadata) -> None:
     """uint8, 3 channels, quality 95. The pixel size and the record (ImageDescription, JSON) go to EXIF."""
-    _check(path, source.spec, ("uint8",), (3,), WEBP_SIDE)
+    check_webp(path, source.spec, metadata)
     picture = _picture(source)
     with path.open("wb") as file:
         picture.save(file, "WEBP", quality=QUALITY, method=4, exif=_exif(source.spec, metadata))
+
+
+def check_png(path: Path, spec: ImageSpec, metadata: Metadata) -> None:
+    """Raises ``OutputError`` for what a PNG cannot hold."""
+    _check(path, spec, ("uint8", "uint16"), (1, 3))
+
+
+def check_jpeg(path: Path, spec: ImageSpec, metadata: Metadata) -> None:
+    """Raises ``OutputError`` for what a JPEG cannot hold."""
+    _check(path, spec, ("uint8",), (1, 3), JPEG_SIDE)
+
+
+def check_webp(path: Path, spec: ImageSpec, metadata: Metadata) -> None:
+    """Raises ``OutputError`` for what a WebP cannot hold."""
+    _check(path, spec, ("uint8",), (3,), WEBP_SIDE)
 
 
 def _check(path: Path, spec: ImageSpec, dtypes: tuple[str, ...], channels: tuple[int, ...], side: int | None = None) -> None:

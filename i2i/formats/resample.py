@@ -18,8 +18,10 @@ from i2i.contracts import Array, ImageSpec, Source
 from i2i.formats.views import missing_tiles
 from i2i.geometry import Region
 
-_MOST_PIXELS = 2**22
-"""Of the source that are read at once: what a region needs may be many times larger than the region."""
+_MOST_BYTES = 2**26
+"""That are taken to read a region, besides the result: it may need many times its own size, or have many channels."""
+_WEIGHED = 32
+"""Bytes that a sample takes while it is weighted: as it is read, and up to three times in float64."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ class Resampled:
         rows = _taps(region.y, region.height, size.height, self._factors[0], self._nearest)
         columns = _taps(region.x, region.width, size.width, self._factors[1], self._nearest)
         (top, height), (left, width) = rows.span, columns.span
-        if height * width > _MOST_PIXELS and region.height > 1:
+        sample = np.dtype(size.dtype).itemsize if self._nearest else _WEIGHED
+        if height * width * size.channels * sample > _MOST_BYTES and region.height > 1:
             half = region.height // 2
             upper = Region(region.y, region.x, half, region.width)
             lower = Region(region.y + half, region.x, region.height - half, region.width)

@@ -17,7 +17,7 @@ import numpy as np
 
 from i2i.contracts import Array, ImageSpec
 from i2i.formats.scratch import Scratch
-from i2i.formats.streams import opener
+from i2i.formats.streams import PIECE, opener
 from i2i.formats.tiff_segments import SegmentGrid
 from i2i.geometry import Region
 
@@ -109,6 +109,15 @@ def stream_bands(page: Any, grid: SegmentGrid, rows: int, chunks: Iterable[bytes
             kept += piece
         yield 0, y, _band(page, grid, count, kept[:size])
         del kept[:size]
+    _finish(pieces, (grid.segment_height - rows) * grid.row_bytes + PIECE)
+
+
+def _finish(pieces: Iterator[bytes], most: int) -> None:
+    """Go on to the end of a stream, where its checksum is, but not beyond ``most`` bytes."""
+    for piece in pieces:
+        most -= len(piece)
+        if most < 0:
+            return
 
 
 def _in_order(chunks: Iterable[bytes], fillorder: int) -> Iterator[bytes]:

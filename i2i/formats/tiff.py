@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count, takewhile
 from pathlib import Path
@@ -26,7 +27,8 @@ from i2i.formats.tiff_metadata import channel_names, pixel_size
 from i2i.formats.tiff_ome import recorded
 from i2i.formats.tiff_pages import SeriesPages
 from i2i.formats.tiff_segments import FileBytes, SegmentCache
-from i2i.formats.tiff_write import CHANNELS, COMPRESSIONS, DTYPES, write
+from i2i.formats.tiff_write import CHANNELS, COMPRESSIONS, DTYPES, check, write
+from i2i.formats.views import picked
 from i2i.geometry import Region
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -137,6 +139,10 @@ class TiffSource:
 
     def read(self, region: Region, plane: int = 0, level: int = 0) -> Array:
         """See :class:`i2i.contracts.Source`."""
+        return self.read_channels(range(self.spec.channels), region, plane, level)
+
+    def read_channels(self, channels: Sequence[int], region: Region, plane: int = 0, level: int = 0) -> Array:
+        """See :func:`i2i.formats.views.read_channels`."""
         if not 0 <= plane < self.spec.plane_count:
             raise IndexError(f"plane {plane} is not in the image")
         number, inner = divmod(plane, self.spec.plane_count // len(self._pictures))
@@ -145,15 +151,21 @@ class TiffSource:
         if not picture.contains(region):
             raise ValueError(f"{region} is not inside the image, {picture}")
         stored = self._orientation.stored(region, *pages.grid.size)
+        apart = self._layout.channels > 1  # a page for each
+        wanted = [(channel, (0,)) for channel in channels] if apart else [(0, tuple(channels))]
         with guard(self._path, "TIFF"):
-            parts = [self._read_page(pages, colour, self._layout.page(inner, c), stored) for c in range(self._layout.channels)]
+            parts = [self._read_page(pages, colour, self._layout.page(inner, c), inside, stored) for c, inside in wanted]
             pixels = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
             return np.ascontiguousarray(self._orientation.apply(pixels), np.dtype(self.spec.dtype))
 
-    def _read_page(self, pages: SeriesPages, colour: Colour, place: tuple[int, int], stored: Region) -> Array:
+    def _read_page(
+        self, pages: SeriesPages, colour: Colour, place: tuple[int, int], channels: Sequence[int], stored: Region
+    ) -> Array:
+        """Channels of a page. Where they are made of its samples by a conversion, that wants all samples."""
         page, z = place
-        pixels = pages.read(page, z, colour.samples, stored)
-        return pixels if colour.convert is None else colour.convert(pixels)
+        if colour.convert is None:
+            return pages.read(page, z, [colour.samples[channel] for channel in channels], stored)
+        return picked(colour.convert(pages.read(page, z, colour.samples, stored)), channels)
 
     def close(self) -> None:
         """Close the file; scratch files go."""
@@ -232,6 +244,7 @@ TIFF_FORMAT = Format(
     channels=CHANNELS,
     compressions=COMPRESSIONS,
     planes=True,
+    check=check,
 )
 SLIDE_FORMAT = Format(
     name="slide",

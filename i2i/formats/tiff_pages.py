@@ -24,6 +24,7 @@ from i2i.formats.tiff_segments import (
     checked_table,
     for_each,
 )
+from i2i.formats.views import picked
 from i2i.geometry import Region
 
 TABLES_KEPT = 64
@@ -73,9 +74,7 @@ class SeriesPages:
         if table is None:
             return self._empty(region, len(samples))
         if self.grid.separate == 1:
-            pixels = self._read(page, table, 0, z, region)
-            everything = list(samples) == list(range(self.grid.samples))
-            return pixels if everything else pixels[..., list(samples)]
+            return picked(self._read(page, table, 0, z, region), samples)
         return np.concatenate([self._read(page, table, sample, z, region) for sample in samples], axis=-1)
 
     def table(self, page: int) -> SegmentTable | None:

@@ -44,7 +44,7 @@ def write(path: Path, source: Source, metadata: Metadata) -> None:
     dtype that OME-TIFF has no name for, for JPEG of what it would change, and where scratch files find no room.
     """
     spec = source.spec
-    _check(path, spec, metadata)
+    check(path, spec, metadata)
     layout = _Layout.of(spec, metadata.meaning)
     first = {"metadata": description(spec, layout.planes, layout.inner, metadata), "software": "i2i"}
     further = {"metadata": None, "software": False, "subfiletype": 1}
@@ -67,7 +67,8 @@ def write(path: Path, source: Source, metadata: Metadata) -> None:
             )
 
 
-def _check(path: Path, spec: ImageSpec, metadata: Metadata) -> None:
+def check(path: Path, spec: ImageSpec, metadata: Metadata) -> None:
+    """Raises ``OutputError`` for what an OME-TIFF cannot hold."""
     if spec.dtype not in DTYPES:
         raise OutputError(f"{path}: TIFF cannot hold {spec.dtype} with OME metadata; it can hold {', '.join(DTYPES)}")
     if metadata.compression not in ("", *COMPRESSIONS):

@@ -47,6 +47,10 @@ class Described:
         """See :class:`i2i.contracts.Source`."""
         return self._source.read(region, plane, level)
 
+    def read_channels(self, channels: Sequence[int], region: Region, plane: int = 0, level: int = 0) -> Array:
+        """See :func:`read_channels`."""
+        return read_channels(self._source, channels, region, plane, level)
+
     def close(self) -> None:
         self._source.close()
 
@@ -84,8 +88,9 @@ class Selection:
 
     def read(self, region: Region, plane: int = 0, level: int = 0) -> Array:
         """See :class:`i2i.contracts.Source`; ``plane`` counts those that were chosen, ``level`` can only be 0."""
-        pixels = self._source.read(region, self._planes[plane], self._level)
-        return pixels if self._channels is None else np.ascontiguousarray(pixels[..., self._channels])
+        if self._channels is None:
+            return self._source.read(region, self._planes[plane], self._level)
+        return read_channels(self._source, self._channels, region, self._planes[plane], self._level)
 
     def close(self) -> None:
         self._source.close()
@@ -101,6 +106,22 @@ class View(Selection):
 def missing_tiles(source: Source) -> int:
     """Tiles that a sparse file lacks, among those of the pages read so far; they read as zeros."""
     return int(getattr(source, "missing_tiles", 0))
+
+
+def read_channels(source: Source, channels: Sequence[int], region: Region, plane: int = 0, level: int = 0) -> Array:
+    """Some channels of a region, in that order: (height, width, len(channels)). A source that can leave the others out has a
+    method ``read_channels(channels, region, plane, level)``: of 40 channels, each on its own page, one is decoded and not all."""
+    reader = getattr(source, "read_channels", None)
+    if reader is None:
+        return np.ascontiguousarray(picked(source.read(region, plane, level), channels))
+    pixels: Array = reader(channels, region, plane, level)
+    return pixels
+
+
+def picked(pixels: Array, channels: Sequence[int]) -> Array:
+    """Those channels of pixels (H, W, C), in that order; all of them as they are."""
+    numbers = list(channels)
+    return pixels if numbers == list(range(pixels.shape[-1])) else pixels[..., numbers]
 
 
 def _narrowed(spec: ImageSpec, level: int, channels: Sequence[int] | None) -> ImageSpec:

@@ -133,7 +133,7 @@ def multiscale_of(node: Node) -> Multiscale:
     try:
         entries = node.ome["multiscales"]
         entry = entries[0]
-        paths = tuple(_inside(node.path, item["path"]) for item in entry["datasets"])
+        paths = tuple(inside(node.path, item["path"]) for item in entry["datasets"])
         size = _pixel_size(entry, entry["datasets"][0])
     except (LookupError, TypeError, AttributeError) as error:
         raise InputError(f"{node.path}: its OME-Zarr metadata name no resolution; damaged: get a good copy") from error
@@ -141,7 +141,8 @@ def multiscale_of(node: Node) -> Multiscale:
     return Multiscale(_names(node.path, entry.get("axes")), paths, size, _channel_names(node.ome), notes)
 
 
-def _inside(folder: Path, path: str) -> Path:
+def inside(folder: Path, path: str) -> Path:
+    """A folder that the metadata of another name. Raises ``InputError`` for one outside of it."""
     parts = Path(path).parts
     if ".." in parts or Path(path).is_absolute():
         raise InputError(f"{folder}: its metadata point outside of it ({shown(path)}); copy the whole image into one folder")

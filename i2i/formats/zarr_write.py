@@ -70,6 +70,11 @@ class _Measured:
         """The source is its owner's."""
 
 
+def check(path: Path, spec: ImageSpec, metadata: Metadata) -> None:
+    """Raises ``OutputError`` for what an OME-Zarr cannot hold."""
+    _axes(path, spec)
+
+
 def _axes(path: Path, spec: ImageSpec) -> tuple[str, ...]:
     """The names of the axes in OME-Zarr's order: time, then channels or another axis, then space."""
     lengths = dict(spec.planes)
@@ -90,7 +95,7 @@ def _write_level(group: Any, name: str, level: Source, axes: tuple[str, ...], me
     spec = level.spec
     side = _side(spec)
     sizes = {"y": side, "x": side}
-    lengths = dict(spec.planes) | {"c": spec.channels, "y": spec.height, "x": spec.width}
+    lengths = {"c": spec.channels} | dict(spec.planes) | {"y": spec.height, "x": spec.width}
     array = group.create_array(
         name,
         shape=tuple(lengths[axis] for axis in axes),
@@ -143,8 +148,9 @@ def _regions(spec: ImageSpec, side: int) -> Iterator[Region]:
 def _place(spec: ImageSpec, axes: tuple[str, ...], plane: int, channel: int, region: Region) -> tuple[Any, ...]:
     """Where the pixels of one plane and one channel are in the array."""
     index = np.unravel_index(plane, [length for _, length in spec.planes]) if spec.planes else ()
-    where: dict[str, Any] = dict(zip((name for name, _ in spec.planes), map(int, index), strict=True))
-    where |= {"c": channel, "y": region.slices[0], "x": region.slices[1]}
+    where: dict[str, Any] = {"c": channel}  # of RGB pictures, c may be an axis of planes
+    where |= zip((name for name, _ in spec.planes), map(int, index), strict=True)
+    where |= {"y": region.slices[0], "x": region.slices[1]}
     return tuple(where[axis] for axis in axes)
 
 

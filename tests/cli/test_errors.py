@@ -180,6 +180,19 @@ def test_an_interrupted_run_that_kept_work_says_how_to_go_on(segment, folder, mo
     assert load("a-segment.tif").shape == (900, 900)
 
 
+def test_an_interrupted_run_to_stdout_does_not_promise_what_is_gone(segment, monkeypatch):
+    from i2i import planes
+
+    def stop(job):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(planes, "run_job", stop)
+    on_disk(monkeypatch)
+    save("a.png")
+    result = segment("a.png", "-o", "-", "--format", "png")
+    assert (result.code, result.stdout, result.err) == (130, b"", "interrupted\n")
+
+
 def test_a_reader_that_goes_away_ends_the_program_quietly(process, folder, model):
     save("a.png", picture(600, 600))
     for words in (["segment", "a.png", "-o", "-", "--format", "tif", "--model", model], ["models", "list", "--json"]):

@@ -178,6 +178,12 @@ def test_an_array_is_resampled_like_its_file(run, sized):
     assert np.array_equal(loaded(picture(90, 120), pixel_size=(0.25, 0.4)), load("a-segment.tif"))
 
 
+def test_a_dry_run_warns_of_what_the_run_will_warn_of(run, sized):
+    save("a.png")
+    told = done(run(sized, "a.png", "--dry-run", "--json")).run["warnings"]
+    assert told == done(run(sized, "a.png", "--json")).run["warnings"] and "its pixel size is unknown" in told[0]
+
+
 def test_a_dry_run_says_that_the_image_is_resampled(run, sized):
     _sized("a.tif", picture(), 0.25, 0.25)
     assert "resampled  0.5 x 0.5 times" in done(run(sized, "a.tif", "--dry-run")).out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from contextlib import closing
 from types import SimpleNamespace
 
 import numpy as np
@@ -176,6 +177,16 @@ def test_planes_begun_with_another_choice_are_not_resumed(segment, stack, folder
     refused(segment("tz.tif", "-o", "x.tif", "--resume", *change), 1, "x.tif.i2i-partial", "another input, model, option")
 
 
+def test_what_was_begun_on_another_device_is_not_gone_on_with_here(segment, stack, folder, monkeypatch):
+    """Where ``auto`` means something else, as on another node of a cluster: half of the result would be of other bytes."""
+    on_disk(monkeypatch, device="cuda:0", precision="bf16")
+    with monkeypatch.context() as patched:
+        patched.setattr("i2i.planes.run_job", lambda job: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert segment("tz.tif", "-o", "x.tif").code == 130
+    words = ["was begun on cuda:0 in bf16", "cpu in fp32", "--overwrite"]
+    refused(segment("tz.tif", "-o", "x.tif", "--resume"), 1, "x.tif.i2i-partial", *words)
+
+
 def test_a_dry_run_does_not_touch_what_another_run_has_done(segment, stack, folder, monkeypatch):
     on_disk(monkeypatch)
     with monkeypatch.context() as patched:
@@ -263,6 +274,26 @@ def test_a_disk_that_runs_full_keeps_what_is_done_and_says_how_to_go_on(segment,
     assert not (folder / "x.png").exists() and (folder / "x.png.i2i-partial/manifest.json").exists()
     run = done(segment("a.png", "--tile", "64", "-o", "x.png", "--resume", "--json")).run
     assert run["blocks_reused"] >= 4 and (folder / "x.png").read_bytes() == (folder / "whole.png").read_bytes()
+
+
+def test_a_disk_for_scratch_files_that_runs_full_is_named(segment, folder, monkeypatch):
+    from i2i.formats.scratch import Scratch
+    from i2i.formats.views import ArraySource
+
+    save("a.png", picture(300, 300))
+    on_disk(monkeypatch)
+
+    def full(self, region, plane=0, level=0):
+        with closing(Scratch(self.spec)) as scratch, scratch._writing():
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("tempfile.tempdir", str(folder))
+        patched.setattr("i2i_unet.predictor.UNetPredictor.prepare", lambda self, source, seed: self)
+        patched.setattr("i2i.session.open_image", lambda *_: ArraySource(picture(300, 300)))
+        patched.setattr(ArraySource, "read", full)
+        result = segment("a.png", "-o", "out/x.png")
+    refused(result, 1, f"out/x.png: no room is left on the disk of {folder};", "--resume goes on")
 
 
 # ------------------------------------------------------------------------------------------------------- compression

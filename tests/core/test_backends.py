@@ -28,8 +28,9 @@ from i2i.backends import (
     run_batch,
     to_array,
 )
-from i2i.contracts import DensePredictor, Footprint, Runtime
+from i2i.contracts import DensePredictor, Footprint, ImageSpec, Runtime
 from i2i.errors import PluginError, UsageError
+from i2i.options import RunOptions
 from i2i_unet.network import UNet, UNetConfig, folded, forward_window
 from i2i_unet.network import footprint as unet_footprint
 from tests.toys import Convolution
@@ -141,6 +142,22 @@ def test_auto_takes_openvino_where_it_pays(both_installed, monkeypatch):
     assert pick_backend("openvino", Traceable(), "cpu", "fp32") == "openvino", "asked for, it need not pay"
 
 
+def test_auto_takes_torch_where_the_memory_is_too_small_for_openvino(both_installed, monkeypatch):
+    from i2i import begin
+
+    def make(spec, predictor, pixel_bytes, options, runtime):
+        if runtime.backend == "openvino":
+            raise UsageError("--memory: too small")
+        return SimpleNamespace(backend=runtime.backend)
+
+    monkeypatch.setattr(begin, "make_plan", make)
+    source = SimpleNamespace(spec=ImageSpec(20_000, 20_000))
+    plan, notes = begin._plan(source, Traceable(), 1, RunOptions(), Runtime())
+    assert plan.backend == "torch" and notes == ["openvino is not used: --memory is too small for it"]
+    with pytest.raises(UsageError, match="--memory: too small"):
+        begin._plan(source, Traceable(), 1, RunOptions(backend="openvino"), Runtime())
+
+
 def test_only_an_accelerator_runs_out_of_memory():
     assert is_out_of_memory(torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"))
     for error in (RuntimeError("CUDA error: out of memory"), MemoryError(), ValueError("out of memory")):
@@ -224,6 +241,20 @@ def test_a_precision_that_the_processor_lacks_is_refused(monkeypatch):
     monkeypatch.setattr(backend, "load_openvino", lambda: fake)
     with pytest.raises(UsageError, match="--precision bf16: OpenVINO does not compute it"):
         compile_network(Traceable(), (1, 1, 32, 32), BF16)
+
+
+@needs_openvino
+def test_a_network_that_openvino_cannot_compile_is_left_to_torch(monkeypatch):
+    from i2i.backends import openvino as backend
+
+    def fail(*arguments):
+        raise RuntimeError("Check failed\nsomewhere")
+
+    real, core = backend.load_openvino(), SimpleNamespace(compile_model=fail)
+    fake = SimpleNamespace(Type=real.Type, PartialShape=real.PartialShape, convert_model=real.convert_model, Core=lambda: core)
+    monkeypatch.setattr(backend, "load_openvino", lambda: fake)
+    notes = ["openvino is not used for this model: OpenVINO cannot compile Traceable: Check failed"]
+    assert confirm_backend("auto", Traceable(), windows(1, 64, 64)[0], FP32) == ("torch", notes)
 
 
 # ------------------------------------------------------------------------------------------------------------ confirming

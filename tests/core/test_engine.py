@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -736,3 +737,25 @@ def test_a_process_killed_by_the_system_is_resumed_to_the_same_bytes(name: str, 
     process(TASKS[name], folder, "whole.tif")
     assert (folder / "out.tif").read_bytes() == (folder / "whole.tif").read_bytes()
     assert not partial_folder(folder / "out.tif").exists()
+
+
+def test_a_job_does_not_keep_its_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is a job for each plane, and a compiled network takes hundreds of megabytes."""
+    alive: list[weakref.ref[object]] = []
+
+    class Compiled:
+        def __init__(self, predictor: DensePredictor) -> None:
+            self.predictor = predictor
+            alive.append(weakref.ref(self))
+
+        def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+            return self.predictor(batch)
+
+    monkeypatch.setattr("i2i.engine.job.compile_network", lambda predictor, *_: Compiled(predictor))
+    source = ArraySource(np.random.default_rng(0).integers(0, 255, (70, 90), np.uint8))
+    predictor = toys.Convolution().prepare(source, 0)
+    job = Job(source, predictor, predictor.outputs[0], plan(64), MemoryCanvas())
+    run_job(job)
+    assert len(alive) == 1 and alive[0]() is None
+    run_job(job)
+    assert len(alive) == 1, "nothing is compiled where nothing is left to do"

@@ -16,6 +16,7 @@ from i2i.errors import UsageError
 from i2i.geometry import Region
 from i2i.options import RunOptions
 from i2i.planner import BASE_BYTES, LEAST_BYTES, Plan, budget, grid_of, make_plan, parse_size
+from tests import toys
 
 EXACT = Footprint(halo=90, multiple_of=16)
 WHOLE = Footprint(halo=32, multiple_of=8, merge="blend", norm_scope="image")
@@ -247,6 +248,12 @@ def test_large_results_grow_on_disk_small_ones_in_memory() -> None:
     assert plan(ImageSpec(10_000, 10_000), bytes_each=1).canvas == "memory"
     assert plan(ImageSpec(10_000, 10_000), bytes_each=9).canvas == "disk"
     assert plan(ImageSpec(10_000, 10_000), Footprint(scale=4)).canvas == "disk", "the output's pixels count"
+
+
+def test_a_backend_that_takes_more_than_there_is_is_named() -> None:
+    runtime, predictor = Runtime(backend="openvino"), toys.Convolution()
+    with pytest.raises(UsageError, match="--backend openvino: needs more than 1.5 GB; give more --memory, or --backend torch"):
+        make_plan(ImageSpec(4000, 4000), predictor, 5, RunOptions(memory="1.5GB"), runtime)
 
 
 def test_jobs_share_the_budget_and_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,16 +37,19 @@ def test_a_region_is_the_crop_of_the_whole(data: st.DataObject, tall: float, wid
     assert source.read(region).tobytes() == everything[region.slices].tobytes()
 
 
-def test_a_large_region_is_read_in_pieces_to_the_same_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    pixels = np.random.default_rng(1).normal(size=(64, 48, 1)).astype(np.float32)
-    expected = whole(resampled(ArraySource(pixels), (0.3, 0.7)))
-    monkeypatch.setattr(resample, "_MOST_PIXELS", 200)
-    read: list[int] = []
-    source = ArraySource(pixels)
-    original = source.read
-    source.read = lambda region, plane=0, level=0: read.append(region.area) or original(region)  # type: ignore[method-assign]
-    assert whole(resampled(source, (0.3, 0.7))).tobytes() == expected.tobytes()
-    assert max(read) <= 7 * 48 + 48 and len(read) > 5
+@pytest.mark.parametrize(("channels", "nearest", "most"), [(1, False, 64), (4, False, 16), (100, False, 5), (1, True, 400)])
+def test_a_large_region_is_read_in_pieces_to_the_same_pixels(
+    monkeypatch: pytest.MonkeyPatch, channels: int, nearest: bool, most: int
+) -> None:
+    """``most``: rows of the source that are read at once; 5 for one of the result, which is the least."""
+    pixels = np.random.default_rng(1).normal(size=(400, 48, channels)).astype(np.float32)
+    source, read = ArraySource(pixels), list[int]()
+    made = Resampled(source, resampled(source, (0.5, 0.7)).spec, (0.5, 0.7), nearest)
+    expected, original = whole(made), source.read
+    monkeypatch.setattr(resample, "_MOST_BYTES", 64 * 48 * 32)
+    source.read = lambda region, plane=0, level=0: read.append(region.height) or original(region)  # type: ignore[method-assign]
+    assert whole(made).tobytes() == expected.tobytes()
+    assert max(read) <= most and len(read) >= 400 // most
 
 
 @pytest.mark.parametrize("factor", [0.25, 0.5, 1.0, 2.0, 3.7])

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from i2i.contracts import Metadata
 from i2i.errors import InputError, OutputError
-from i2i.formats import ArraySource, builtin_formats, detect, open_image
+from i2i.formats import ArraySource, builtin_formats, detect, open_image, select
 from i2i.formats.codestreams import declared_area
 from i2i.formats.tiff import TiffSource
 from i2i.formats.tiff_write import write
@@ -269,6 +269,34 @@ def test_only_touched_segments_are_decoded(tmp_path: Path) -> None:
     source.read(Region(30, 40, 4, 60))
     assert source.decoded_segments == 1 + 5  # six tiles are touched, one is in the cache
     assert source.segment_shape == (32, 32)
+
+
+@pytest.mark.parametrize(
+    ("options", "decoded"),
+    [
+        ({"metadata": {"axes": "CYX"}, "ome": True}, 2),
+        ({"planarconfig": "separate", "extrasamples": ["unspecified"] * 4}, 2),
+        ({"planarconfig": "contig", "extrasamples": ["unspecified"] * 4}, 1),
+    ],
+    ids=["pages", "separate samples", "samples"],
+)
+def test_only_the_chosen_channels_are_decoded(tmp_path: Path, options: dict[str, object], decoded: int) -> None:
+    array = values(5, 64, 64)
+    stored = np.moveaxis(array, 0, -1) if options.get("planarconfig") == "contig" else array
+    path = saved(tmp_path, stored, tile=(32, 32), compression="zlib", photometric="minisblack", **options)
+    source = TiffSource(path)
+    assert (source.spec.channels, source.spec.planes) == (5, ())
+    chosen = select(source, 0, None, "3,1,3", path)
+    np.testing.assert_array_equal(chosen.read(chosen.spec.region), np.moveaxis(array[[3, 1, 3]], 0, -1))
+    assert source.decoded_segments == 4 * decoded
+    np.testing.assert_array_equal(whole(source)[0], np.moveaxis(array, 0, -1))
+
+
+def test_channels_of_converted_colours_are_chosen_afterwards(tmp_path: Path) -> None:
+    path = saved(tmp_path, values(20, 30, 4, dtype="uint8"), photometric="separated", planarconfig="contig")
+    source = TiffSource(path)
+    chosen = select(source, 0, None, "2,0", path)
+    np.testing.assert_array_equal(chosen.read(chosen.spec.region), whole(source)[0, ..., [2, 0]].transpose(1, 2, 0))
 
 
 def test_plain_strips_read_only_their_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -222,6 +222,20 @@ def test_a_damaged_giant_strip(tmp_path: Path, compression: str, place: int) -> 
         source.read(source.spec.region)
 
 
+@pytest.mark.usefixtures("giant")
+@pytest.mark.parametrize(("side", "place"), [(1024, 0.4), (1040, 1)], ids=["too many bytes", "rows beyond the image"])
+def test_the_checksum_behind_the_last_row_is_looked_at(tmp_path: Path, side: int, place: float) -> None:
+    path = tmp_path / "image.tif"
+    tifffile.imwrite(path, values(1024, side, dtype="uint8", top=2), compression="zlib", tile=(side, side))
+    with tifffile.TiffFile(path) as file:
+        start, size = file.pages[0].dataoffsets[0], file.pages[0].databytecounts[0]
+    content = bytearray(path.read_bytes())
+    content[start + int(place * (size - 1))] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="incorrect data check"):
+        TiffSource(path).read(Region(0, 0, 10, 10))
+
+
 def test_what_cannot_be_decoded_in_parts_has_a_limit(tmp_path: Path) -> None:
     path = tmp_path / "image.tif"
     tifffile.imwrite(path, values(8, 8), compression="lzw")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,21 @@ def test_channels_are_chosen_by_names_with_spaces_and_names_that_are_numbers(tex
     source = select(ArraySource(pixels, channel_names=("DAPI", "far red ", "488")), 0, None, text, PATH)
     wanted = {"DAPI": 0, "0": 0, "far red": 1, "488": 2}
     assert source.read(source.spec.region).ravel().tolist() == [wanted[part.strip()] for part in text.split(",")]
+
+
+def test_channels_that_are_not_chosen_need_not_be_read() -> None:
+    class Frugal(Stack):
+        def read_channels(self, channels: Sequence[int], region: Region, plane: int = 0, level: int = 0) -> Array:
+            asked.append(list(channels))
+            return super().read(region, plane, level)[..., list(channels)]
+
+    asked: list[list[int]] = []
+    for source in (Frugal(), Noted(Frugal(), "a note"), Described(Frugal(), pixel_size=None)):
+        chosen = select(source, 1, "z=1,t=1", "1,0", PATH)
+        assert chosen.read(Region(2, 1, 1, 1)).tolist() == [[[14_521, 14_021]]]
+    assert asked == [[1, 0]] * 3
+    everything = select(Frugal(), 0, "z=0,t=0", None, PATH)
+    assert everything.read(Region(0, 0, 1, 1)).tolist() == [[[0, 500]]] and len(asked) == 3
 
 
 def test_sources_that_count_no_tiles_miss_none() -> None:

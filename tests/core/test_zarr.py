@@ -21,7 +21,7 @@ from ome_zarr_models.v05 import Image
 
 from i2i.contracts import ImageSpec, Metadata
 from i2i.errors import InputError, OutputError
-from i2i.formats import ArraySource, builtin_formats, detect, format_for_output, open_image, zarr_read
+from i2i.formats import ArraySource, builtin_formats, detect, format_for_output, open_image, select, zarr_read
 from i2i.formats.pyramid import halve, level_shapes
 from i2i.formats.zarr_metadata import DTYPES
 from i2i.formats.zarr_read import ZarrSource
@@ -187,6 +187,14 @@ def test_equal_images_are_planes(tmp_path: Path) -> None:
     np.testing.assert_array_equal(whole(source)[1], whole(source)[0] + 1)
 
 
+def test_a_list_of_images_cannot_point_outside(tmp_path: Path) -> None:
+    series(tmp_path / "other", (20, 30))
+    path = series(tmp_path / "x.zarr", (20, 30))
+    for place in ("../other/0", str(tmp_path / "other/0")):
+        zarr.create_group(path / "OME", zarr_format=2, attributes={"series": [place]}, overwrite=True)
+        assert "outside" in refused(path)
+
+
 def test_of_different_images_the_first_is_read(tmp_path: Path) -> None:
     source = open_image(series(tmp_path / "x.zarr", (20, 30), (10, 15), (5, 5)))
     assert (source.spec.height, source.spec.planes) == (20, ())
@@ -218,6 +226,16 @@ def test_only_the_chunks_of_the_region_are_touched(tmp_path: Path) -> None:
     np.testing.assert_array_equal(source.read(Region(16, 32, 16, 16)), planes_of(array, "cyx")[0][16:32, 32:48])
     with pytest.raises(InputError):
         source.read(Region(15, 32, 16, 16))
+
+
+def test_only_the_chunks_of_chosen_channels_are_touched(tmp_path: Path) -> None:
+    array = values(5, 20, 30)
+    path = ome_zarr(tmp_path / "x.zarr", [array], "cyx", chunks=(2, 20, 30))
+    (path / "0/c/0/0/0").write_bytes(b"damaged")
+    source = select(open_image(path), 0, None, "4,2,3,2", path)
+    np.testing.assert_array_equal(source.read(source.spec.region), np.moveaxis(array[[4, 2, 3, 2]], 0, -1))
+    with pytest.raises(InputError):
+        select(open_image(path), 0, None, "4,1", path).read(source.spec.region)
 
 
 def test_threads_read_what_one_reads(tmp_path: Path) -> None:
@@ -457,6 +475,26 @@ def test_other_readers_find_every_level_and_the_pixel_size(tmp_path: Path, meani
     assert source.spec.levels == tuple(shapes)
 
 
+@pytest.mark.parametrize("meaning", ["image", "labels"])
+def test_ome_zarr_reads_every_level_and_the_pixel_size(tmp_path: Path, meaning: str) -> None:
+    """The reference program, that viewers read through."""
+    from ome_zarr.io import parse_url
+    from ome_zarr.reader import Reader
+
+    array = values(4103, 600, 2, dtype="uint8")
+    fields = {"pixel_size": (0.5, 0.25), "channel_names": ("DAPI", "GFP")}
+    path = written(tmp_path / "x.ome.zarr", array, Metadata(meaning, {}, "ab"), **fields)
+    (node,) = Reader(parse_url(path, mode="r"))()
+    assert node.metadata["channel_names"] == ["DAPI", "GFP"]
+    expected = array
+    for k, level in enumerate(node.data):
+        np.testing.assert_array_equal(np.moveaxis(np.asarray(level), 0, -1), expected)
+        (scaling,) = node.metadata["coordinateTransformations"][k]
+        assert scaling["scale"] == [1, 0.5 * 2**k, 0.25 * 2**k]
+        expected = halve(expected, meaning)
+    assert len(node.data) == len(level_shapes(4103, 600)) == 5
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_dtype_comes_back(tmp_path: Path, dtype: str) -> None:
     array = values(30, 40, dtype=dtype, top=2)
@@ -489,6 +527,18 @@ def test_planes_and_their_order(tmp_path: Path, planes: tuple[tuple[str, int], .
     order = [[name for name, _ in planes].index(name) for name, _ in source.spec.planes]
     expected = pixels.reshape(*lengths, 20, 30, channels).transpose([*order, *range(len(planes), len(planes) + 3)])
     np.testing.assert_array_equal(whole(source), expected.reshape(pixels.shape))
+
+
+def test_an_axis_of_channels_among_the_planes_keeps_all_of_them(tmp_path: Path) -> None:
+    """A file of several RGB pictures to a position has such planes, and labels for each."""
+    pixels = values(6, 20, 30, 1)
+    write(tmp_path / "x.zarr", Planes(pixels, (("c", 2), ("z", 3))), METADATA)
+    array = zarr.open_array(tmp_path / "x.zarr/0", mode="r")
+    assert array.metadata.dimension_names == ("c", "z", "y", "x")  # type: ignore[call-overload]
+    np.testing.assert_array_equal(array[...].reshape(pixels.shape), pixels)
+    np.testing.assert_array_equal(whole(open_image(tmp_path / "x.zarr")), np.moveaxis(pixels.reshape(2, 3, 20, 30), 0, -1))
+    with pytest.raises(OutputError, match="no room for the axes c and c"):
+        write(tmp_path / "y.zarr", Planes(values(2, 20, 30, 3), (("c", 2),)), METADATA)
 
 
 def test_what_has_no_place_is_refused(tmp_path: Path) -> None:
