@@ -28,9 +28,8 @@ class Picture(toys.Mirrored):
 
 def process(folder, image: np.ndarray, name: str, **options: object):
     axes = "QYXS" if image.ndim == 4 else "YXS"
-    tifffile.imwrite(
-        folder / "in.tif", image, photometric="rgb" if image.shape[-1] == 3 else "minisblack", metadata={"axes": axes}
-    )
+    colour = "rgb" if image.shape[-1] == 3 else "minisblack"
+    tifffile.imwrite(folder / "in.tif", image, photometric=colour, planarconfig="contig", metadata={"axes": axes})
     task = toys.Task("picture", "a picture", toys.NoOptions, lambda *_: Picture(), needs_model=False, lossy=True)
     session = Session(task, toys.NoOptions(), RunOptions(device="cpu", **options), Registry())
     return session.process(Item(folder / "in.tif", folder / name, "in.tif"))
