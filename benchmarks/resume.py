@@ -158,7 +158,10 @@ def row(number: int, runs: Runs, moment: Moment, whole: Undisturbed) -> tuple[st
     report = runs.report(runs.start("--resume"))
     same, again = runs.take() == whole.digest, runs.windows() - whole.windows
     allowed = IN_FLIGHT * -(-whole.windows // whole.blocks)
-    right = same and not left and report["blocks_reused"] == journaled and 0 <= again <= allowed
+    if left:  # killed after the result had its name, while the partial folder went: there is nothing left to do
+        done = f"the result was there | {report['blocks_computed']} | {again} of {whole.windows}"
+        return f"| {number} | {moment.stage} | {done} | {'yes' if same else 'NO'} |", same and not report["blocks_computed"]
+    right = same and report["blocks_reused"] == journaled and 0 <= again <= allowed
     right = right and journaled + report["blocks_computed"] == whole.all_blocks
     blocks = f"{journaled} of {whole.all_blocks} | {report['blocks_computed']}"
     return f"| {number} | {moment.stage} | {blocks} | {again} of {whole.windows} | {'yes' if same else 'NO'} |", right
