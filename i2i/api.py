@@ -11,7 +11,7 @@ from typing import Any
 from i2i import batch
 from i2i import options as option_types
 from i2i.backends import has_bf16, pick_device, start_torch
-from i2i.begin import canvas_bytes
+from i2i.begin import canvas_bytes, plan_plane
 from i2i.canvas import MemoryCanvas
 from i2i.contracts import Array, ImageSpec, Model, Output, Predictor, Runtime, TrainingRun
 from i2i.engine import Job, run_job
@@ -23,7 +23,6 @@ from i2i.formats.views import ArraySource
 from i2i.geometry import Region
 from i2i.options import RunOptions
 from i2i.pixelsize import brought_back, factors, with_pixel_size
-from i2i.planner import make_plan
 from i2i.publish import make_folder
 from i2i.registry import Registry
 from i2i.report import RunReport
@@ -96,7 +95,7 @@ class Loaded:
             raise InputError(f"the array has {source.spec.channels} channels, the model takes {fitted.footprint.channels_in}")
         prepared = fitted.prepare(source, run.seed)
         output: Output = loader.choose_output(prepared)
-        plan = make_plan(source.spec, prepared, canvas_bytes(prepared, output), run, self.runtime)
+        plan, _ = plan_plane(source, prepared, canvas_bytes(prepared, output), run, self.runtime)
         outcome = run_job(Job(source, prepared, output, plan, MemoryCanvas(), run.seed))
         final = brought_back(outcome.result, image.spec, prepared.footprint.scale, scaling, output.meaning)
         result = final.read(final.spec.region)

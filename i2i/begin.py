@@ -95,7 +95,7 @@ def _new(work: Work, folder: Path, run: RunOptions) -> Begun:
     planes, disk = work.source.spec.plane_count, work.disk
     predictors = [work.predictor.prepare(View(work.source, plane), run.seed) for plane in range(planes)]
     pixel_bytes = canvas_bytes(predictors[0], work.output)
-    plan, notes = _plan(View(work.source), predictors[0], planes * pixel_bytes, run, work.runtime)
+    plan, notes = plan_plane(View(work.source), predictors[0], planes * pixel_bytes, run, work.runtime)
     if plan.canvas == "disk":
         disk += canvas_needs(result_spec(work.source.spec, work.output, work.predictor), work.output, pixel_bytes)
     if run.dry_run:
@@ -108,8 +108,10 @@ def _new(work: Work, folder: Path, run: RunOptions) -> Begun:
     return Begun(manifest.begin(folder, work.fingerprint, work.item.path, plan, statistics), plan, predictors, disk, notes)
 
 
-def _plan(source: Source, predictor: Predictor, pixel_bytes: int, run: RunOptions, runtime: Runtime) -> tuple[Plan, list[str]]:
-    """The plan of one plane, on the fastest backend that agrees with the model, and notes on that."""
+def plan_plane(
+    source: Source, predictor: Predictor, pixel_bytes: int, run: RunOptions, runtime: Runtime
+) -> tuple[Plan, list[str]]:
+    """The plan of a source of one plane, on the fastest backend that agrees with the model, and notes on that."""
     spec = source.spec
     backend = pick_backend(run.backend, predictor, runtime.device, runtime.precision, spec.height * spec.width)
     chosen = replace(runtime, backend=backend)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -103,3 +104,14 @@ def test_a_large_input_changed_in_its_middle_is_another(tmp_path):
         stream.write(b"changed")
     os.utime(large, ns=(1, 2))
     assert before and manifest._stamp(large) != before
+
+
+def test_load_computes_on_the_backend_that_was_asked_for():
+    pytest.importorskip("openvino", reason="the extra openvino is not installed")
+    from i2i.backends import openvino
+
+    pixels = sample()[:96, :128]
+    with mock.patch.object(openvino, "compile_window", wraps=openvino.compile_window) as compiled:
+        found = i2i.load("segment", precision="fp32", backend="openvino")(pixels)
+        assert compiled.call_count
+    assert np.array_equal(found > 0, i2i.load("segment", precision="fp32")(pixels) > 0)
