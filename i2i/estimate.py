@@ -17,7 +17,7 @@ from i2i.stitch import window_pixels
 
 _SECONDS = 3.0
 """What the network should take for the piece, about."""
-_LARGEST = 64_000_000
+_LARGEST = 150_000_000
 """Pixels of the piece, at most, where one core has no more."""
 
 

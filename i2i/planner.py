@@ -35,6 +35,8 @@ _LARGEST = 2560
 _DOUBLE_BYTES = 12_000_000_000
 """Memory of a window from which its pixels take twice the time: fresh pages and their tables (measured: a window of 1 GB does
 1.2 MP/s, one of 6 GB 0.7 to 0.8)."""
+_WINDOW_BYTES = 30_000_000
+"""What a window costs besides (a block, its files, threads that wait), in bytes of activations of the same time."""
 _BATCH_PIXELS = 1024**2
 _BLOCK_SIDE = 1024
 _BLOCK_WINDOWS = 3072
@@ -218,12 +220,13 @@ def _tile(spec: ImageSpec, predictor: Predictor, options: RunOptions, left: int)
 
 def _cheapest(spec: ImageSpec, predictor: Predictor, tiles: Sequence[tuple[int, int]]) -> tuple[int, int]:
     """The smallest window that costs within 3 % of the least: pixels that the network computes, each the dearer the more memory
-    its window takes."""
+    its window takes; and what each window costs besides, which counts for a light network."""
 
     def cost(tile: tuple[int, int]) -> float:
         grid = grid_of(spec, predictor.footprint, tile)
         height, width = grid.window_shape
-        return grid.tile_count * height * width * (1 + window_cost(predictor, (height, width), 1) / _DOUBLE_BYTES)
+        pixels, taken = height * width, window_cost(predictor, (height, width), 1)
+        return grid.tile_count * pixels * (1 + taken / _DOUBLE_BYTES + _WINDOW_BYTES / taken)
 
     costs = {tile: cost(tile) for tile in tiles}
     least = min(costs.values())
