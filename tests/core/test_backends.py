@@ -152,10 +152,10 @@ def test_auto_takes_torch_where_the_memory_is_too_small_for_openvino(both_instal
 
     monkeypatch.setattr(begin, "make_plan", make)
     source = SimpleNamespace(spec=ImageSpec(20_000, 20_000))
-    plan, notes = begin._plan(source, Traceable(), 1, RunOptions(), Runtime())
+    plan, notes = begin.plan_plane(source, Traceable(), 1, RunOptions(), Runtime())
     assert plan.backend == "torch" and notes == ["openvino is not used: --memory is too small for it"]
     with pytest.raises(UsageError, match="--memory: too small"):
-        begin._plan(source, Traceable(), 1, RunOptions(backend="openvino"), Runtime())
+        begin.plan_plane(source, Traceable(), 1, RunOptions(backend="openvino"), Runtime())
 
 
 def test_only_an_accelerator_runs_out_of_memory():
