@@ -14,15 +14,22 @@ from i2i.errors import InputError, UsageError
 from i2i.metrics import (
     THRESHOLDS,
     Counts,
+    PairCounts,
     add_figures,
+    as_classes,
     average_precision,
     class_figures,
     class_scores,
+    close_pairs,
+    jaccard_counts,
     match_labels,
     mean_figures,
+    merged_pairs,
     object_figures,
+    pair_figures,
     pool_classes,
     pool_objects,
+    pool_pairs,
 )
 
 small_labels = hnp.arrays(np.uint16, (6, 7), elements=st.integers(0, 4))
@@ -156,13 +163,101 @@ def test_figures_of_objects_pooled_and_averaged() -> None:
         object_figures(np.array([[1, 0, 2, 0, 0]]), truth, [0.5]),
         object_figures(truth, truth * (truth == 1), [0.5]),
     ]
-    assert images[0] == {"ap": 2 / 3, "ap50": 2 / 3, "f1_50": 0.8, "tp50": 2, "fp50": 0, "fn50": 1}
+    expected = {"ap": 2 / 3, "ap50": 2 / 3, "f1_50": 0.8, "tp50": 2, "fp50": 0, "fn50": 1, "precision50": 1.0, "recall50": 2 / 3}
+    assert images[0].items() >= expected.items()
     pooled = pool_objects(images)
     assert (pooled["tp50"], pooled["fp50"], pooled["fn50"], pooled["images"]) == (3, 2, 1, 2)
     assert (pooled["ap50"], pooled["f1_50"]) == (0.5, 6 / 9)
     assert pooled["mean_ap50"] == pytest.approx((2 / 3 + 1 / 3) / 2)
     assert pooled["mean_f1_50"] == pytest.approx((0.8 + 0.5) / 2)
     assert pool_objects([]) == {"images": 0}
+
+
+def test_panoptic_quality_and_aji_worked_out_by_hand() -> None:
+    truth, prediction = np.zeros((2, 4, 12), np.int32)
+    truth[:, 0:4], truth[:, 5:7], truth[0, 8], truth[3, 11] = 1, 2, 3, 4  # 16, 8, 1 and 1 pixels
+    prediction[:, 1:4], prediction[0:2, 5:7], prediction[2:4, 5:7], prediction[0, 8:12] = 1, 2, 3, 4
+    figures = object_figures(prediction, truth)  # IoU 12/16, 4/8 twice, 1/4
+    assert (figures["matched"], figures["sq"]) == (1, 0.75)
+    assert figures["pq"] == 0.75 / (1 + 3 / 2 + 3 / 2)
+    shared, union = jaccard_counts(match_labels(prediction, truth))
+    assert (shared, union) == (12 + 4 + 1, 16 + 8 + 4 + 1 + 4)  # one of the halves, the lone true pixel, the other half
+    assert figures["aji"] == shared / union
+    pooled = pool_objects([figures, object_figures(truth, truth)])
+    assert pooled["pq"] == pytest.approx(2 * (0.75 + 4) / (8 + 8))
+    assert pooled["aji"] == (17 + 26) / (33 + 26)
+    assert pooled["mean_pq"] == pytest.approx((figures["pq"] + 1) / 2)
+
+
+def test_merged_and_split_objects_are_counted() -> None:
+    truth = np.array([[1, 1, 1, 2, 2, 2, 0, 3, 3, 3, 3, 0, 4, 4]])
+    prediction = np.array([[5, 5, 5, 5, 5, 0, 0, 6, 6, 7, 7, 0, 8, 8]])
+    figures = object_figures(prediction, truth)
+    assert (figures["merged"], figures["split"]) == (2, 2)
+    assert match_labels(prediction, truth).holders.tolist() == [0, 0, -1, 3]  # exactly half is not more than half
+    swapped = object_figures(truth, prediction)
+    assert (swapped["merged"], swapped["split"]) == (2, 2)
+    assert (object_figures(truth, truth)["merged"], object_figures(truth, truth)["split"]) == (0, 0)
+
+
+@given(small_labels, small_labels)
+def test_qualities_stay_in_their_range_and_are_1_for_the_truth_itself(prediction: np.ndarray, truth: np.ndarray) -> None:
+    figures, own = object_figures(prediction, truth), object_figures(truth, truth)
+    assert own["pq"] == own["aji"] == own.get("sq", 1.0) == 1.0
+    assert 0 <= figures["aji"] <= 1
+    assert figures["pq"] <= min(figures["f1_50"], figures.get("sq", 0.0)) or figures["pq"] == 1.0
+    assert figures["merged"] <= figures["true"]
+    assert figures["split"] <= figures["predicted"]
+
+
+def brute_force_pairs(truth: np.ndarray, gap: int) -> list[list[int]]:
+    places = {i: np.argwhere(truth == i) for i in np.unique(truth) if i}
+    return [
+        [int(a), int(b)]
+        for a, b in itertools.combinations(places, 2)
+        if ((places[a][:, None] - places[b][None]) ** 2).sum(axis=2).min() <= (gap + 1) ** 2
+    ]
+
+
+@given(small_labels, st.integers(0, 4))
+def test_close_pairs_equal_brute_force(truth: np.ndarray, gap: int) -> None:
+    assert close_pairs(truth, gap).tolist() == brute_force_pairs(truth, gap)
+
+
+def test_pairs_that_nearly_touch_and_are_merged() -> None:
+    truth = np.array([[7, 7, 0, 9, 9, 9, 0, 0, 0, 300, 300]], np.uint16)  # 7 and 9 are one pixel apart, 9 and 300 three
+    assert close_pairs(truth).tolist() == [[7, 9]]
+    assert close_pairs(truth, 3).tolist() == [[7, 9], [9, 300]]
+    assert close_pairs(truth, 0).tolist() == []
+    both = np.array([[1, 1, 1, 1, 1, 0, 0, 0, 0, 2, 2]])
+    half = np.array([[1, 1, 1, 1, 0, 0, 0, 0, 0, 2, 2]])  # holds a third of 9
+    assert merged_pairs(both, truth) == PairCounts(1, 1)
+    assert merged_pairs(half, truth) == merged_pairs(truth, truth) == PairCounts(1, 0)
+    assert merged_pairs(np.zeros_like(truth), truth, 3) == PairCounts(2, 0)
+    assert merged_pairs(np.ones_like(truth), truth, 3).share == 1.0
+    assert PairCounts(0, 0).share == 0.0
+    with pytest.raises(UsageError, match="0 or more"):
+        close_pairs(truth, -1)
+
+
+def test_merged_pairs_of_a_set_are_added() -> None:
+    truth = np.array([[1, 0, 2, 0, 3]])
+    images = [pair_figures(np.array([[1, 1, 1, 0, 2]]), truth, 1), pair_figures(truth * 0, truth * 0, 1)]
+    assert images == [{"merged_share": 0.5, "pairs": 2, "merged_pairs": 1}, {"pairs": 0, "merged_pairs": 0}]
+    images.append(pair_figures(truth, truth, 3))
+    pooled = {"merged_share": 0.2, "pairs": 5, "merged_pairs": 1, "mean_merged_share": 0.25}
+    assert pool_pairs(images) == pytest.approx(pooled)
+    assert pool_pairs([]) == {"pairs": 0, "merged_pairs": 0}
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32])
+def test_masks_of_0_and_255_are_classes_0_and_1(dtype: type) -> None:
+    assert as_classes(np.array([[0, 255, 255]], dtype)).tolist() == [[0, 1, 1]]
+    for values in ([0, 1, 2], [0, 254, 255], [0, 0, 0], [0, 255, 300], [1, 255, 255]):
+        if max(values) <= np.iinfo(dtype).max:
+            assert as_classes(np.array([values], dtype)).tolist() == [values]
+    assert as_classes(np.array([True, False])).tolist() == [True, False]
+    assert as_classes(np.zeros((0, 3), dtype)).shape == (0, 3)
 
 
 def test_the_mean_over_thresholds() -> None:

@@ -1,0 +1,101 @@
+"""Results against the truth: the figures of two files, or of two folders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from i2i import batch
+from i2i import options as option_types
+from i2i.contracts import Array, Compared
+from i2i.errors import InputError, UsageError
+from i2i.formats import builtin_formats, open_image
+from i2i.registry import Registry
+
+
+@dataclass(frozen=True)
+class EvalReport:
+    """``pooled``: figures of the set; ``images``: those of each image by its name."""
+
+    pooled: Mapping[str, float]
+    images: Mapping[str, Mapping[str, float]]
+
+
+def evaluate(
+    task: str,
+    prediction: str | Path,
+    truth: str | Path,
+    *,
+    inside: str | Path = "",
+    registry: Registry | None = None,
+    **options: Any,
+) -> EvalReport:
+    """Compare two files, or two folders whose files have the same names but for their suffixes. ``inside``: a file, or a folder
+    with the same names: only pixels that are not 0 there count. ``options``: the task's. Raises ``I2IError``."""
+    known = (registry or Registry()).task(task)
+    if known.evaluate is None:
+        raise UsageError(f"{task} has no evaluation")
+    values: Any = option_types.make(known.evaluate.options, options)
+    images = {}
+    pairs = pairs_of(Path(prediction), Path(truth))
+    masks = {name: path for name, path, _ in pairs_of(Path(inside), Path(truth), "mask")} if inside else {}
+    for name, first, second in pairs:
+        case = _compared(first, second, masks.get(name))
+        try:
+            images[name] = known.evaluate.measure(case, values)
+        except InputError as error:
+            raise InputError(f"{first}: {error}") from error
+    return EvalReport(known.evaluate.pool(list(images.values())), images)
+
+
+def _compared(prediction: Path, truth: Path, mask: Path | None) -> Compared:
+    """The pixels of the files. Raises ``InputError`` where they differ in size or no pixel counts."""
+    found, true = _pixels(prediction), _pixels(truth)
+    inside = np.asarray(_pixels(mask).any(axis=2)) if mask else None
+    for path, pixels in ((prediction, found), (mask, inside)):
+        if pixels is not None and pixels.shape[:2] != true.shape[:2]:
+            sizes = [f"{array.shape[0]} x {array.shape[1]}" for array in (pixels, true)]
+            raise InputError(f"{path}: is {sizes[0]}, the truth {truth.name} {sizes[1]}: compare images of one size")
+    if inside is not None and not inside.any():
+        raise InputError(f"{mask}: is 0 everywhere, so that no pixel counts")
+    return Compared(found, true, inside)
+
+
+def _pixels(path: Path) -> Array:
+    source = open_image(path)
+    try:
+        if source.spec.plane_count > 1:
+            raise InputError(f"{path}: holds {source.spec.plane_count} planes; compare files of one plane each")
+        return source.read(source.spec.region)
+    finally:
+        source.close()
+
+
+def pairs_of(prediction: Path, truth: Path, kind: str = "prediction") -> list[tuple[str, Path, Path]]:
+    """(name, prediction, truth) of two files, or of the images in two folders and the folders in them, which are named by
+    their paths without suffix. Every truth needs a prediction, or what else ``kind`` says the first are. Raises
+    ``InputError`` or ``UsageError``."""
+    if not truth.is_dir():
+        return [(truth.stem, prediction, truth)]
+    if not prediction.is_dir():
+        raise InputError(f"{prediction}: {truth} is a folder, so give a folder of {kind}s with the same names")
+    predictions, truths = _named(prediction), _named(truth)
+    missing = sorted(set(truths) - set(predictions))
+    if missing:
+        raise InputError(f"{truths[missing[0]]}: no {kind} of that name in {prediction} ({len(missing)} such)")
+    return [(name, predictions[name], truths[name]) for name in truths]
+
+
+def _named(folder: Path) -> dict[str, Path]:
+    files, _ = batch.expand([str(folder)], builtin_formats())
+    named: dict[str, Path] = {}
+    for file in files:
+        name = batch.renamed(file.relative, "").as_posix()
+        if name in named:
+            raise InputError(f"{file.path}: {named[name].name} has the same name but for the suffix; keep one of them")
+        named[name] = file.path
+    return named
