@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from i2i.contracts import Exporter
+from i2i.exporters.geojson import GEOJSON
 from i2i.exporters.overlay import OVERLAY
 from i2i.exporters.table import TABLE
 
@@ -10,4 +11,4 @@ __all__ = ["builtin_exporters"]
 
 
 def builtin_exporters() -> tuple[Exporter, ...]:
-    return OVERLAY, TABLE
+    return OVERLAY, TABLE, GEOJSON

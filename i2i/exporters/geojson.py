@@ -1,0 +1,135 @@
+"""The objects as GeoJSON polygons that QuPath (0.4 and later) opens: one feature a line, by id.
+
+Coordinates are pixels, x before y, along the edges of pixels: the top left pixel covers 0 .. 1. Outer rings are
+counter-clockwise as RFC 7946 has it, where y points up; on an image, where y points down, they run clockwise.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from i2i.contracts import Exported, Exporter, Source
+from i2i.exporters.outlines import Outline, Points, find_outlines
+from i2i.pictures import colours
+
+_POINTS = 2**14
+"""Written at a time."""
+Scale = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of an object besides its pixels: the name of its class and a score, where it has them."""
+
+    class_name: str = ""
+    score: float | None = None
+
+
+def _nothing(number: int) -> Known:
+    return Known()
+
+
+def write_geojson(path: Path, labels: Source, known: Callable[[int], Known] = _nothing, scale: Scale = (1, 1)) -> None:
+    """Write the objects of a label image (H, W, 1) as a feature collection. ``known``: of the object with an id. ``scale``: how
+    many pixels of the image on which they are to be drawn a pixel of ``labels`` is high and wide, where that image is a
+    larger one. Memory is bounded as that of :func:`i2i.exporters.outlines.find_outlines`."""
+    with path.open("w", newline="\n", encoding="ascii") as stream:
+        stream.write('{"type":"FeatureCollection","features":[')
+        separator = "\n"
+        for outline in find_outlines(labels):
+            stream.write(separator)
+            properties = _properties(outline, known(outline.number), labels.spec.pixel_size, scale)
+            stream.writelines(_feature(outline, properties, scale))
+            separator = ",\n"
+        stream.write("\n]}\n")
+
+
+def _feature(outline: Outline, properties: Mapping[str, object], scale: Scale) -> Iterator[str]:
+    """The text of a feature, in pieces of bounded length."""
+    x, y = outline.parts[0][0][0].tolist()
+    name = f"{outline.number} {outline.area} {x} {y}"
+    head = {"type": "Feature", "id": str(uuid.uuid5(uuid.NAMESPACE_OID, name)), "properties": properties}
+    yield _text(head)[:-1]
+    several = len(outline.parts) > 1
+    yield f',"geometry":{{"type":"{"MultiPolygon" if several else "Polygon"}","coordinates":'
+    yield "[" * several
+    for place, part in enumerate(outline.parts):
+        yield "," * (place > 0) + "["
+        for number, ring in enumerate(part):
+            yield "," * (number > 0) + "["
+            yield from _ring(ring, scale)
+            yield "]"
+        yield "]"
+    yield "]" * several + "}}"
+
+
+def _ring(points: Points, scale: Scale) -> Iterator[str]:
+    """The points of a ring and, at its end, the first one again."""
+    for start in range(0, len(points), _POINTS):
+        yield _text(_scaled(points[start : start + _POINTS], scale))[1:-1] + ","
+    yield _text(_scaled(points[:1], scale))[1:-1]
+
+
+def _scaled(points: Points, scale: Scale) -> list[list[float]]:
+    """Integers, unless a pixel becomes no whole number of pixels."""
+    whole = all(float(factor).is_integer() for factor in scale)
+    larger: list[list[float]] = (points * np.array(scale[::-1], int if whole else float)).round(2).tolist()
+    return larger
+
+
+def _properties(outline: Outline, known: Known, pixel_size: Scale | None, scale: Scale) -> dict[str, object]:
+    """As QuPath reads them: measurements are numbers by name, a class has a colour."""
+    properties: dict[str, object] = {
+        "objectType": "detection",
+        "name": str(outline.number),
+        "label": outline.number,
+        "color": _palette()[outline.number % 256],
+    }
+    if known.class_name:
+        colour = _palette()[zlib.crc32(known.class_name.encode()) % 256]
+        properties["classification"] = {"name": known.class_name, "color": colour}
+    measurements = _measured(outline, scale, "px", 2)
+    if pixel_size is not None:
+        measurements |= _measured(outline, pixel_size, "µm", 4)
+    if known.score is not None:
+        measurements["Score"] = known.score
+    return properties | {"measurements": measurements}
+
+
+def _measured(outline: Outline, scale: Scale, unit: str, digits: int) -> dict[str, float]:
+    """Named as in QuPath's own tables. The centroid is that of the polygon: the first pixel's is 0.5, 0.5."""
+    (y, x), (tall, wide) = outline.centre, scale
+    values = {f"Area {unit}^2": outline.area * tall * wide, f"Centroid X {unit}": x * wide, f"Centroid Y {unit}": y * tall}
+    return {name: round(value, digits) for name, value in values.items()}
+
+
+@cache
+def _palette() -> list[list[int]]:
+    """The colours of the ids 0 .. 255, after which they repeat: those of the overlay."""
+    palette: list[list[int]] = colours(np.arange(256)).tolist()
+    return palette
+
+
+def _text(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _export(path: Path, exported: Exported) -> None:
+    write_geojson(path, exported.result, scale=exported.scale)
+
+
+GEOJSON = Exporter(
+    name="geojson",
+    suffix=".geojson",
+    summary="the outlines of the objects as GeoJSON polygons, for QuPath",
+    export=_export,
+    suffixes=(".geojson", ".json"),
+)
