@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -50,8 +51,6 @@ class UNetConfig:
             raise ValueError(f"norm {self.norm!r} is none of {', '.join(_NORMS)}")
         if self.padding not in ("same", "valid") or self.up not in ("transposed", "resize"):
             raise ValueError(f"padding {self.padding!r}, up {self.up!r}: same or valid, transposed or resize")
-        if self.padding == "valid" and self.up == "resize":
-            raise ValueError("valid convolutions go with transposed up-sampling: the resizing one pads")
         self._check_numbers()
         return self
 
@@ -109,7 +108,8 @@ class DoubleConv(nn.Sequential):
 def _up_layer(config: UNetConfig, channels: int) -> nn.Module:
     if config.up == "transposed":
         return nn.ConvTranspose2d(channels, channels // 2, 2, stride=2)
-    return nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(channels, channels // 2, 3, padding=1))
+    padding = 1 if config.padding == "same" else 0
+    return nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(channels, channels // 2, 3, padding=padding))
 
 
 def centre_crop(pixels: Tensor, like: Tensor) -> Tensor:
@@ -136,7 +136,7 @@ class UNet(nn.Module):
         self.up = nn.ModuleList(_up_layer(config, width) for width in reversed(widths[1:]))
         self.merge = nn.ModuleList(DoubleConv(config, 2 * width, width) for width in reversed(widths[:-1]))
         self.head = nn.Conv2d(config.filters, config.classes, 1)
-        self.apply(_initialise)
+        self.apply(initialise)
 
     def forward(self, pixels: Tensor) -> Tensor:
         skips: list[Tensor] = []
@@ -152,12 +152,20 @@ class UNet(nn.Module):
         return self.head(pixels)
 
 
-def _initialise(layer: nn.Module) -> None:
-    """He initialisation, N(0, sqrt(2 / N)) (section 3)."""
-    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and not layer.weight.is_meta:
-        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+def initialise(layer: nn.Module) -> None:
+    """He initialisation, N(0, sqrt(2 / N)) with N the incoming nodes of one neuron (section 3); biases are zero."""
+    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear) and not layer.weight.is_meta:
+        nn.init.normal_(layer.weight, std=math.sqrt(2 / _incoming(layer)))
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
+
+
+def _incoming(layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear) -> int:
+    """Nodes that one neuron is the sum of. Each pixel of a transposed convolution sees but one tap of its kernel for every
+    step of its stride, and the weight's first axis is the incoming channels."""
+    if isinstance(layer, nn.ConvTranspose2d):
+        return layer.in_channels * math.prod(layer.kernel_size) // math.prod(layer.stride)
+    return layer.weight[0].numel()
 
 
 def folded(network: UNet) -> UNet:
@@ -189,11 +197,10 @@ def halo(config: UNetConfig) -> int:
 
 
 def margin(config: UNetConfig) -> int:
-    """Pixels that a valid network loses on each side: 92 for the paper's."""
-    lost = 0
-    for level in range(config.depth):
-        lost += 4 * 2**level
-    return lost + 2 * int(2**config.depth)
+    """Pixels that a valid network loses on each side: 92 for the paper's. Two convolutions on each way of a level lose 4 of its
+    pixels, the resizing up-sampling one more; those at the bottom lose 2."""
+    per_level = 5 if config.up == "resize" else 4
+    return per_level * (config.stride - 1) + 2 * config.stride
 
 
 def valid_size(config: UNetConfig, output: int) -> int:
@@ -230,15 +237,24 @@ def footprint(config: UNetConfig) -> Footprint:
 def forward_window(network: UNet, window: Tensor) -> Tensor:
     """Logits of a window as the footprint promises: of all of it (``same``), or of its core (``valid``).
 
-    The valid network is given the window less what rounding the halo up to the stride added at the top left, so that
-    its poolings have the same phase in every window; its output's surplus at the bottom right is cut off.
+    The valid network is given the part of the window that its core needs, of a size whose poolings are even. Where that part
+    begins depends on the architecture alone, so that the poolings have the same phase in every window; what the output has
+    besides the core is cut off.
     """
     config = network.config
     if config.padding == "same":
         return network(window)
     context = round_up(margin(config), config.stride)
-    offset = context - margin(config)
     height, width = (length - 2 * context for length in window.shape[-2:])
     sizes = valid_size(config, height), valid_size(config, width)
-    view = window[..., offset : offset + sizes[0], offset : offset + sizes[1]]
-    return network(view)[..., :height, :width]
+    start = min(context - margin(config), *(length - size for length, size in zip(window.shape[-2:], sizes, strict=True)))
+    view = window[..., start : start + sizes[0], start : start + sizes[1]]
+    surplus = context - margin(config) - start
+    return network(view)[..., surplus : surplus + height, surplus : surplus + width]
+
+
+def window_bytes(config: UNetConfig, itemsize: int = 4) -> int:
+    """Activations that live at once for each pixel of a window, in bytes, of a network that computes in numbers of ``itemsize``
+    bytes: at the first level the skip, the merged pair and a convolution's output with its scratch space; measured within a
+    fifth for depths 3 to 5."""
+    return itemsize * (config.channels + config.classes + 9 * config.filters) + 8 * config.classes

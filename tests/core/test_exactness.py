@@ -171,7 +171,7 @@ def loaded(network: UNet, normalize: str = "none") -> DensePredictor:
     header = {"network": config.as_mapping(), "normalization": {"method": normalize}, "class_names": names, "label_rule": rule}
     model = Model("test", Path("test"), "", {"task": "segment", **header}, network.state_dict)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("i2i_unet.network._initialise", lambda layer: None)  # half of the time of loading, for weights not kept
+        patch.setattr("i2i_unet.network.initialise", lambda layer: None)  # half of the time of loading, for weights not kept
         return load(model, Runtime())
 
 

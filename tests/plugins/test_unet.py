@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 import i2i
@@ -17,9 +19,8 @@ from i2i.formats import open_image
 from i2i.metrics import object_figures
 from i2i.models import find_model, open_model, save_model
 from i2i.testing import ContractError, assert_task_contract
-from i2i_unet import i2i_models, i2i_tasks, targets
-from i2i_unet.losses import pixel_weights, soft_dice, weighted_cross_entropy
-from i2i_unet.network import UNet, UNetConfig, forward_window, halo, margin, original, valid_size
+from i2i_unet import i2i_models, i2i_tasks
+from i2i_unet.network import UNet, UNetConfig, footprint, forward_window, halo, initialise, margin, original, valid_size
 from i2i_unet.options import SegmentOptions
 
 ROOT = Path(__file__).parents[2]
@@ -69,9 +70,47 @@ def test_parameters_of_the_original_are_those_of_the_paper():
     assert sum(parameter.numel() for parameter in UNet(original()).parameters()) == 31_030_658
 
 
-def test_weights_are_drawn_as_he_et_al_say():
-    layer = UNet(UNetConfig(filters=32)).down[1][0]
-    assert float(layer.weight.detach().std()) == pytest.approx((2 / layer.weight[0].numel()) ** 0.5, rel=0.05)
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Conv2d(64, 48, 3, padding=1), (1, 64, 9, 9)),
+        (nn.ConvTranspose2d(128, 64, 2, stride=2), (1, 128, 5, 5)),
+        (nn.ConvTranspose2d(64, 48, 4, stride=2, padding=1), (1, 64, 5, 5)),
+        (nn.Linear(256, 128), (1, 256)),
+    ],
+    ids=["convolution", "up-convolution", "overlapping up-convolution", "fully connected"],
+)
+def test_weights_are_drawn_as_he_et_al_say(layer, shape):
+    """N, the incoming nodes of one neuron, is counted by the gradient: one for each input that the neuron is a sum of."""
+    torch.manual_seed(2)
+    initialise(layer)
+    seen = torch.ones(shape, requires_grad=True)
+    answer = layer(seen)
+    neuron = answer[0, 0] if answer.dim() == 2 else answer[0, 0, answer.shape[2] // 2, answer.shape[3] // 2]
+    neuron.backward()
+    incoming = int((seen.grad != 0).sum())
+    assert float(layer.weight.detach().std()) == pytest.approx((2 / incoming) ** 0.5, rel=0.05)
+    assert abs(float(layer.weight.detach().mean())) < 0.05 * (2 / incoming) ** 0.5
+    assert not layer.bias.detach().any()
+
+
+def test_every_layer_of_the_network_is_drawn_so():
+    network = UNet(UNetConfig(filters=32, depth=2, norm="none"))
+    assert float(network.down[1][0].weight.detach().std()) == pytest.approx((2 / (32 * 9)) ** 0.5, rel=0.05)
+    assert float(network.up[0].weight.detach().std()) == pytest.approx((2 / 128) ** 0.5, rel=0.05)
+
+
+def test_drop_out_is_at_the_end_of_the_contracting_path():
+    network = UNet(UNetConfig(depth=3, filters=4, dropout=0.5))
+    seen = []
+    network.dropout.register_forward_hook(
+        lambda layer, given, answer: seen.append((given[0].shape[1], (answer == 0).float().mean()))
+    )
+    pixels = torch.rand(1, 1, 32, 32)
+    network(pixels)
+    assert [channels for channels, _ in seen] == [16, 32]
+    assert all(share > 0.4 for _, share in seen)
+    assert torch.equal(network.eval()(pixels), network(pixels))
 
 
 @pytest.mark.parametrize(("depth", "expected"), [(2, 22), (3, 46), (4, 94)])
@@ -79,13 +118,68 @@ def test_halo_follows_from_the_layers(depth, expected):
     assert halo(UNetConfig(depth=depth)) == expected
 
 
+def valid_network(depth: int, up: str) -> UNet:
+    """In float64, with biases, so that no ReLU is dead by chance."""
+    torch.manual_seed(depth)
+    network = UNet(UNetConfig(depth=depth, filters=2, padding="valid", norm="none", up=up)).double().eval()
+    for name, parameter in network.named_parameters():
+        if name.endswith("bias"):
+            nn.init.constant_(parameter, 0.3)
+    return network
+
+
+UPS = pytest.mark.parametrize("up", ["transposed", "resize"])
+
+
+@UPS
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_a_valid_network_loses_its_margin(depth, up):
+    network = valid_network(depth, up)
+    size = valid_size(network.config, 1)
+    assert network(torch.zeros(1, 1, size, size, dtype=torch.float64)).shape[-1] == size - 2 * margin(network.config) >= 1
+
+
+@UPS
 @pytest.mark.parametrize("depth", [1, 2, 3])
-def test_a_valid_network_gives_the_core_of_its_window(depth):
-    config = UNetConfig(depth=depth, filters=2, padding="valid", norm="none")
-    stride, network = config.stride, UNet(config).eval()
-    context = -(-margin(config) // stride) * stride
-    window = torch.rand(1, 1, 3 * stride + 2 * context, 5 * stride + 2 * context)
+def test_a_valid_network_gives_the_core_of_its_window(depth, up):
+    network = valid_network(depth, up)
+    stride, context = network.config.stride, footprint(network.config).halo
+    window = torch.rand(1, 1, 3 * stride + 2 * context, 5 * stride + 2 * context, dtype=torch.float64)
     assert forward_window(network, window).shape == (1, 2, 3 * stride, 5 * stride)
+
+
+@settings(deadline=None, max_examples=12, derandomize=True)
+@given(
+    depth=st.integers(1, 3),
+    up=st.sampled_from(["transposed", "resize"]),
+    start=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    core=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+)
+def test_any_window_of_a_valid_network_gives_the_pixels_of_the_whole(depth, up, start, core):
+    network = valid_network(depth, up)
+    stride, context = network.config.stride, footprint(network.config).halo
+    whole = torch.rand(1, 1, *(6 * stride + 2 * context,) * 2, dtype=torch.float64)
+    rows, columns = (slice(stride * first, stride * (first + count)) for first, count in zip(start, core, strict=True))
+    window = whole[..., rows.start : rows.stop + 2 * context, columns.start : columns.stop + 2 * context]
+    with torch.inference_mode():
+        expected, found = forward_window(network, whole)[..., rows, columns], forward_window(network, window)
+    assert float((found - expected).abs().max()) <= 1e-12 * float(expected.max() - expected.min())
+
+
+@UPS
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_nothing_beyond_the_halo_of_a_valid_network_matters(depth, up):
+    """The gradient of a core of one stride, in float64; and nearly all of the halo does matter."""
+    network = valid_network(depth, up)
+    stride, context = network.config.stride, footprint(network.config).halo
+    before = 2 * -(-context // stride) * stride  # on each side of the core that is looked at
+    length = stride + 2 * before
+    seen = torch.rand(1, 1, stride + 2 * context, length + 2 * context, dtype=torch.float64, requires_grad=True)
+    forward_window(network, seen)[..., before : before + stride].abs().sum().backward()
+    columns = seen.grad.abs().sum((0, 1, 2)).nonzero()[:, 0]
+    left, right = context + before - int(columns[0]), int(columns[-1]) + 1 - (context + before + stride)
+    assert margin(network.config) <= max(left, right) <= context
+    assert min(left, right) > context - stride
 
 
 @pytest.mark.parametrize(
@@ -94,7 +188,6 @@ def test_a_valid_network_gives_the_core_of_its_window(depth):
         {"norm": "layer"},
         {"norm": []},
         {"padding": "full"},
-        {"padding": "valid", "up": "resize"},
         {"classes": 1},
         {"classes": 257},
         {"depth": 0},
@@ -126,10 +219,12 @@ def test_unknown_settings_are_refused():
         SMALL,
         replace(SMALL, up="resize"),
         replace(SMALL, norm="none", padding="valid"),
+        replace(SMALL, norm="batch", padding="valid", up="resize"),
+        replace(SMALL, depth=3, filters=2, norm="none", padding="valid", up="resize"),
         replace(SMALL, norm="instance"),
         replace(SMALL, norm="group", filters=8),
     ],
-    ids=["batch", "resize", "valid", "instance", "group"],
+    ids=["batch", "resize", "valid", "valid-resize", "valid-resize-3", "instance", "group"],
 )
 def test_every_kind_of_network_keeps_the_contract(config, tmp_path):
     (task,) = i2i_tasks()
@@ -172,60 +267,6 @@ def test_a_network_that_cannot_tile_exactly_says_so(tmp_path):
         i2i.run("segment", image, tmp_path / "strict.png", model=model, tile=128, strict=True)
 
 
-# ------------------------------------------------------------------------------------------------- targets and losses
-
-
-def test_border_is_only_between_objects():
-    labels = torch.zeros(1, 12, 20, dtype=torch.int64)
-    labels[0, 2:10, 1:6] = 1
-    labels[0, 2:10, 7:12] = 2
-    labels[0, 5, 17] = 3
-    classes = targets.interior_border(labels)[0]
-    assert classes[5, 17] == targets.INTERIOR
-    assert classes[5, 6] == targets.BORDER
-    assert classes[5, 5] == classes[5, 7] == targets.BORDER
-    assert classes[5, 1] == classes[5, 11] == targets.INTERIOR
-    assert classes[0, 0] == targets.BACKGROUND
-
-
-def test_objects_that_touch_are_parted():
-    labels = torch.ones(1, 8, 8, dtype=torch.int64)
-    labels[..., 4:] = 2
-    classes = targets.interior_border(labels)[0]
-    assert (classes[:, 3:5] == targets.BORDER).all()
-    assert (classes[:, :3] == targets.INTERIOR).all()
-
-
-def test_weights_stand_between_objects():
-    labels = torch.zeros(1, 9, 15, dtype=torch.int64)
-    labels[0, :, :4] = 1
-    labels[0, :, 7:10] = 2
-    between = targets.between_objects(labels)[0]
-    assert between[4, 5]
-    assert not between[4, 13]
-    assert pixel_weights(between, 3.0)[4, 5] == 3.0
-
-
-def test_cross_entropy_is_the_weighted_sum_of_the_paper():
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(2, 3, 4, 5, generator=generator)
-    classes = torch.randint(3, (2, 4, 5), generator=generator)
-    weights = torch.rand(2, 4, 5, generator=generator)
-    total = 0.0
-    for n, y, x in np.ndindex(2, 4, 5):
-        p = torch.exp(logits[n, :, y, x]) / torch.exp(logits[n, :, y, x]).sum()
-        total -= float(weights[n, y, x] * torch.log(p[classes[n, y, x]]))
-    assert float(weighted_cross_entropy(logits, classes, weights)) == pytest.approx(total / float(weights.sum()), rel=1e-5)
-
-
-def test_dice_is_zero_for_the_truth_and_one_for_its_opposite():
-    classes = torch.zeros(1, 32, 32, dtype=torch.int64)
-    classes[:, :16] = 1
-    right = torch.stack([1 - classes, classes], 1).float() * 200 - 100
-    assert float(soft_dice(right, classes)) == pytest.approx(0, abs=1e-4)
-    assert float(soft_dice(-right, classes)) > 0.99
-
-
 # -------------------------------------------------------------------------------------------------------------- files
 
 
@@ -256,7 +297,7 @@ def test_a_header_of_an_enormous_network_takes_no_memory(tmp_path, monkeypatch):
     path = write_model(tmp_path / "m.safetensors", SMALL, network=enormous.as_mapping())
     (task,) = i2i_tasks()
     built = []
-    monkeypatch.setattr("i2i_unet.predictor.UNet", lambda config: built.append(UNet(config)) or built[-1])
+    monkeypatch.setattr("i2i_unet.predictor.build", lambda config: built.append(UNet(config)) or built[-1])
     with pytest.raises(ModelError, match="do not fit"):
         task.load(SegmentOptions(), open_model(path), Runtime())
     assert all(parameter.is_meta for parameter in built[0].parameters())
