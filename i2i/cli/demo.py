@@ -75,8 +75,9 @@ def _embed(path: Path) -> str:
     """The picture as a data URL, stretched to the range of a screen, at most 2048 pixels a side."""
     from PIL import Image
 
-    from i2i.exporters.overlay import LONGEST, picture_of, reduced
+    from i2i.exporters.overlay import LONGEST, reduced
     from i2i.formats import open_image
+    from i2i.pictures import picture_of
 
     source = open_image(path)
     factor = -(-max(source.spec.height, source.spec.width) // LONGEST)

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import colorsys
 import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from i2i.contracts import Array, Exported, Exporter, ImageSpec, Source
 from i2i.geometry import Region, round_up
+from i2i.pictures import Picture, outlined, picture_of, tinted
 
 LONGEST = 2048
 _BYTES = 2**24
 """Of the pixels that are reduced at a time."""
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
-Picture = npt.NDArray[np.uint8]
 
 
 def reduced(source: Source, factor: int, mean: bool) -> Array:
@@ -63,32 +61,6 @@ def _counts(length: int, factor: int) -> Array:
     return np.minimum(starts + factor, length) - starts
 
 
-def picture_of(pixels: Array) -> Picture:
-    """(H, W, C) of any range as an RGB picture (H, W, 3) uint8, stretched between percentiles."""
-    pixels = pixels[..., :3] if pixels.shape[2] >= 3 else pixels[..., :1].repeat(3, axis=2)
-    low, high = np.percentile(pixels, [0.5, 99.8])
-    if high <= low:
-        high = low + 1
-    return (np.clip((pixels - low) / (high - low), 0, 1) * 255).astype(np.uint8)
-
-
-def colours(labels: Array) -> Picture:
-    """(H, W) of ids -> (H, W, 3): a colour that depends on the id alone; neighbouring ids differ."""
-    table = np.array([colorsys.hsv_to_rgb((i * 0.618) % 1, 0.8, 1.0) for i in range(256)]) * 255
-    return table.astype(np.uint8)[labels.astype(np.int64) % 256]
-
-
-def outlines(labels: Array) -> npt.NDArray[np.bool_]:
-    """(H, W): pixels of an object with another id among their four neighbours."""
-    edge = np.zeros(labels.shape, bool)
-    vertical, horizontal = labels[1:] != labels[:-1], labels[:, 1:] != labels[:, :-1]
-    edge[1:] |= vertical
-    edge[:-1] |= vertical
-    edge[:, 1:] |= horizontal
-    edge[:, :-1] |= horizontal
-    return edge & (labels > 0)
-
-
 def draw(exported: Exported) -> Picture:
     """Objects outlined, classes tinted; of a picture that became another, both side by side."""
     spec = exported.result.spec
@@ -100,9 +72,8 @@ def draw(exported: Exported) -> Picture:
         return np.concatenate([below, picture_of(result)], axis=1)
     labels = result[..., 0]
     if exported.meaning == "labels":
-        return np.where(outlines(labels)[..., None], colours(labels), below)
-    tinted = (0.6 * below + 0.4 * colours(labels)).astype(np.uint8)
-    return np.where((labels > 0)[..., None], tinted, below)
+        return outlined(labels, below)
+    return tinted(labels, below)
 
 
 def _below(exported: Exported, factor: int, shape: tuple[int, ...]) -> Picture:

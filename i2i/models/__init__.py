@@ -11,7 +11,7 @@ file is opened, and nothing falls back to pickle. Checkpoints of training are to
 Importing it does not import torch.
 """
 
-from i2i.models.checkpoints import load_checkpoint, save_checkpoint
+from i2i.models.checkpoints import load_checkpoint, model_of_checkpoint, save_checkpoint
 from i2i.models.download import Progress, cache_dir, cached_path, fetch, offline
 from i2i.models.files import hash_file, open_model, save_model
 from i2i.models.names import default_model, find_model
@@ -25,6 +25,7 @@ __all__ = [
     "find_model",
     "hash_file",
     "load_checkpoint",
+    "model_of_checkpoint",
     "offline",
     "open_model",
     "save_checkpoint",

@@ -8,8 +8,10 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+from i2i.contracts import Model
 from i2i.errors import ModelError, OutputError
 from i2i.files import replacing
+from i2i.models.files import hash_file
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
@@ -41,6 +43,17 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise ModelError(f"{path}: not a checkpoint of i2i train")
     return state
+
+
+def model_of_checkpoint(path: Path) -> Model:
+    """The best weights so far of a training, as a model. Raises ``ModelError``."""
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file")
+    state = load_checkpoint(path)
+    header, weights = state.get("header"), state.get("best_weights")
+    if not (isinstance(header, Mapping) and header and isinstance(weights, Mapping) and weights):
+        raise ModelError(f"{path}: does not say what network it holds; give the model file that its training wrote")
+    return Model(path.parent.name, path, hash_file(path), header, lambda: dict(weights))
 
 
 def _check_archive(path: Path) -> None:

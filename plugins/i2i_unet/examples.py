@@ -3,60 +3,127 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from scipy import ndimage
+from torch import Tensor
 
-from i2i.contracts import Source
+from i2i.contracts import Array, Source
 from i2i.data import Example, find_pairs
-from i2i.errors import TrainingError
+from i2i.errors import TrainingError, UsageError
 from i2i.formats import builtin_formats, open_image
 from i2i.normalize import Normalization
 from i2i_unet.options import TrainOptions
+from i2i_unet.targets import IGNORED
+
+_MOST, _SHORT = 2**24, 2**15 - 1
+"""Values of a mask are below the first, for crops hold them as float32; up to the second they take two bytes."""
 
 
-def load_examples(images: Path, masks: Path, normalization: Normalization) -> list[Example]:
-    """Pairs of an image and its mask of equal size. Raises ``TrainingError`` that names the file that does not fit."""
+@dataclass(frozen=True)
+class Data:
+    """What there is to ``learn`` from, and what is ``held`` back for validation. ``gray_as_rgb``: among images of three channels
+    are gray ones, which were repeated."""
+
+    learn: list[Example]
+    held: list[Example]
+    gray_as_rgb: bool = False
+
+    def each(self, change: Callable[[Example], Example]) -> Data:
+        return replace(self, learn=[change(one) for one in self.learn], held=[change(one) for one in self.held])
+
+    @property
+    def all(self) -> list[Example]:
+        return [*self.learn, *self.held]
+
+
+def load_data(options: TrainOptions, normalization: Normalization) -> Data:
+    """Training and validation examples: two folders, or every tenth image held back. Raises ``TrainingError`` that names the
+    file that does not fit, or ``UsageError``."""
+    if bool(options.val_images) != bool(options.val_masks):
+        raise UsageError("--val-images and --val-masks go together: give both, or neither")
+    learn = _load_folder(Path(options.images), Path(options.masks), normalization, options.ignore)
+    if options.val_images:
+        held = _load_folder(Path(options.val_images), Path(options.val_masks), normalization, options.ignore)
+    elif len(learn) < 2:
+        raise TrainingError(f"{options.images}: one image alone; give --val-images and --val-masks for validation")
+    else:
+        held = learn[9::10] or learn[-1:]
+        learn = [example for example in learn if all(example is not other for other in held)]
+    data = _of_equal_channels(Data(learn, held), options.images)
+    if not any(bool((example.truth > 0).any()) for example in data.learn):
+        raise TrainingError(f"{options.masks}: no mask holds an object: every pixel is 0")
+    return _as_asked(data, options.target)
+
+
+def _load_folder(images: Path, masks: Path, normalization: Normalization, ignore: int) -> list[Example]:
     suffixes = [suffix for form in builtin_formats() for suffix in form.suffixes]
-    examples = [_load(pair.image, pair.truth, normalization) for pair in find_pairs(images, masks, suffixes)]
-    channels = {example.image.shape[0] for example in examples}
-    if len(channels) > 1:
-        raise TrainingError(f"{images}: images of {' and '.join(map(str, sorted(channels)))} channels; train on one kind")
-    if not any(bool(example.truth.any()) for example in examples):
-        raise TrainingError(f"{masks}: no mask holds an object: every pixel is 0")
-    return examples
+    return [_load(pair.image, pair.truth, normalization, ignore) for pair in find_pairs(images, masks, suffixes)]
 
 
-def _load(image: Path, mask: Path, normalization: Normalization) -> Example:
+def _load(image: Path, mask: Path, normalization: Normalization, ignore: int) -> Example:
     with closing(open_image(image)) as pixels, closing(open_image(mask)) as truth:
-        return _example(pixels, truth, image, mask, normalization)
+        _check_pair(pixels, truth, mask)
+        frozen = normalization.freeze(pixels, 0)
+        normal = torch.from_numpy(frozen.apply(pixels.read(pixels.spec.region)))
+        if not bool(normal.isfinite().all()):
+            raise TrainingError(f"{image}: holds NaN or Inf; put numbers in their place")
+        values = truth.read(truth.spec.region)[..., 0]
+    return Example(normal.permute(2, 0, 1).contiguous(), _truth(values, mask, ignore), image.name)
 
 
-def _example(pixels: Source, truth: Source, image: Path, mask: Path, normalization: Normalization) -> Example:
+def _truth(values: Array, mask: Path, ignore: int) -> Tensor:
+    """(H, W) int16, or int32 for large ids."""
+    least, most = int(values.min()), int(values.max())
+    if least < IGNORED or most >= _MOST:
+        raise TrainingError(f"{mask}: holds values from {least} to {most}; number what it shows from 1 on, below {_MOST}")
+    labels = torch.from_numpy(values.astype(np.int32 if most > _SHORT else np.int16))
+    if 0 <= ignore <= most:
+        labels[labels == ignore] = IGNORED
+    return labels
+
+
+def _check_pair(pixels: Source, truth: Source, mask: Path) -> None:
     if (pixels.spec.height, pixels.spec.width) != (truth.spec.height, truth.spec.width):
         sizes = " and ".join(f"{spec.height} x {spec.width}" for spec in (pixels.spec, truth.spec))
         raise TrainingError(f"{mask}: its size differs from the image's ({sizes})")
     if truth.spec.channels != 1:
         raise TrainingError(f"{mask}: a mask has one channel, this has {truth.spec.channels}")
-    frozen = normalization.freeze(pixels, 0)
-    normal = torch.from_numpy(frozen.apply(pixels.read(pixels.spec.region)))
-    labels = torch.from_numpy(truth.read(truth.spec.region)[..., 0].astype(np.int32))
-    return Example(normal.permute(2, 0, 1).contiguous(), labels, image.name)
+    if np.dtype(truth.spec.dtype).kind not in "iub":
+        raise TrainingError(f"{mask}: a mask holds whole numbers, this is {truth.spec.dtype}")
 
 
-def split(options: TrainOptions, normalization: Normalization) -> tuple[list[Example], list[Example]]:
-    """Training and validation examples: two folders, or every tenth image held back."""
-    examples = load_examples(Path(options.images), Path(options.masks), normalization)
-    if options.val_images:
-        return examples, load_examples(Path(options.val_images), Path(options.val_masks or options.masks), normalization)
-    if len(examples) < 2:
-        raise TrainingError(f"{options.images}: one image alone; give --val-images and --val-masks for validation")
-    held = [example for i, example in enumerate(examples) if i % 10 == 9] or examples[-1:]
-    kept = [example for example in examples if all(example is not other for other in held)]
-    return kept, held
+def _of_equal_channels(data: Data, images: str) -> Data:
+    """With gray images among those of three channels repeated to three."""
+    found: dict[int, str] = {}
+    for example in data.all:
+        found.setdefault(example.image.shape[0], example.name)
+    if len(found) == 1:
+        return data
+    if set(found) == {1, 3}:
+        return replace(data.each(lambda one: replace(one, image=one.image.expand(3, -1, -1))), gray_as_rgb=True)
+    kinds = " and ".join(f"{count} ({found[count]})" for count in sorted(found))
+    raise TrainingError(f"{images}: images of {kinds} channels; train on one kind")
+
+
+def _as_asked(data: Data, target: str) -> Data:
+    """Masks of 0 and 255 are classes 0 and 1. Where foreground is to be learnt from masks of one value, its parts are objects."""
+    if target == "classes":
+        binary = all(bool(((one.truth <= 0) | (one.truth == 255)).all()) for one in data.all)
+        return data.each(lambda one: replace(one, truth=one.truth.clamp_max(1))) if binary else data
+    if target == "foreground" and all(len(np.unique(one.truth[one.truth > 0])) <= 1 for one in data.all):
+        return data.each(_parted)
+    return data
+
+
+def _parted(example: Example) -> Example:
+    parts = torch.from_numpy(ndimage.label(example.truth.numpy() > 0)[0])
+    return replace(example, truth=torch.where(example.truth < 0, IGNORED, parts))
 
 
 def digest(examples: Sequence[Example]) -> str:
@@ -64,6 +131,6 @@ def digest(examples: Sequence[Example]) -> str:
     found = hashlib.sha256()
     for example in examples:
         found.update(repr((example.name, tuple(example.image.shape))).encode())
-        for pixels in (example.image, example.truth):
+        for pixels in (example.image, example.truth.to(torch.int32)):
             found.update(np.ascontiguousarray(pixels.numpy()).data)
     return f"{len(examples)} images ({found.hexdigest()[:16]})"

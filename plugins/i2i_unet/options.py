@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from i2i.options import option
+from i2i.options import INPUT, MODEL, option
 
 DATA = "Data"
 NETWORK = "Network"
+LOSS = "Loss"
 SCHEDULE = "Training"
+AUGMENTATION = "Augmentation"
+LOSSES = ("weighted", "cross-entropy", "dice", "weighted+dice", "cross-entropy+dice")
 
 
 @dataclass(frozen=True)
 class SegmentOptions:
-    """``i2i segment`` has none beyond those of every image command."""
+    """``i2i segment``, beyond those of every image command."""
+
+    tta: bool = option(False, help="the mean over 8 flips and rotations of each window: 8 times the time", panel=MODEL)
+    float_: bool = option(False, flag="--float", help="probabilities as float32, 0 to 1 (default: uint8, 0 to 255)", panel=INPUT)
 
 
 @dataclass(frozen=True)
@@ -21,35 +27,110 @@ class TrainOptions:
     """``i2i train segment``."""
 
     images: str = option(help="folder of images", panel=DATA, metavar="DIR")
-    masks: str = option(help="folder of masks with the images' names", panel=DATA, metavar="DIR")
-    val_images: str = option("", help="images to validate on (default: every tenth of the others)", panel=DATA, metavar="DIR")
+    masks: str = option(help="folder of masks of the same names and sizes, 0 is background", panel=DATA, metavar="DIR")
+    val_images: str = option("", help="images to validate on (default: every tenth of --images)", panel=DATA, metavar="DIR")
     val_masks: str = option("", help="their masks", panel=DATA, metavar="DIR")
     target: str = option(
         "border",
-        help="masks of object ids: learn border (background, interior, border) or foreground; or masks of classes",
+        help="border, foreground: parts objects, from masks of their ids; classes: masks of class numbers (or 0 and 255)",
         choices=("border", "foreground", "classes"),
         panel=DATA,
     )
-    normalize: str = option("percentile", help="of the gray values", choices=("percentile", "range", "none"), panel=DATA)
-    arch: str = option("unet", help="original is the paper's", choices=("unet", "original"), panel=NETWORK)
+    ignore: int = option(-1, help="value of mask pixels that are neither learnt from nor judged", panel=DATA, metavar="VALUE")
+    normalize: str = option(
+        "percentile", help="how gray values become about 0 to 1", choices=("percentile", "range", "none"), panel=DATA
+    )
+    arch: str = option(
+        "unet",
+        help="unet: as the options below say; original: the paper's; patch: what it replaced, pixel by pixel",
+        choices=("unet", "original", "patch"),
+        panel=NETWORK,
+    )
+    from_: str = option(
+        "",
+        flag="--from",
+        help="go on from this model, or a training's checkpoint.pt, with its network",
+        panel=NETWORK,
+        metavar="NAME_OR_PATH",
+    )
     depth: int = option(4, help="times that the image is halved", panel=NETWORK, minimum=1)
-    filters: int = option(24, help="channels of the first level", panel=NETWORK, minimum=1)
-    padding: str = option("same", help="of the convolutions", choices=("same", "valid"), panel=NETWORK)
+    filters: int = option(24, help="channels of the first level, doubled at each halving", panel=NETWORK, minimum=1)
+    padding: str = option("same", help="of the convolutions; valid is the paper's", choices=("same", "valid"), panel=NETWORK)
     norm: str = option("batch", help="normalisation layers", choices=("batch", "instance", "group", "none"), panel=NETWORK)
-    up: str = option("transposed", help="up-sampling", choices=("transposed", "resize"), panel=NETWORK)
-    dropout: float = option(0.0, help="drop-out at the end of the contracting path", panel=NETWORK, minimum=0)
-    steps: int = option(2000, help="batches to train on", panel=SCHEDULE, minimum=1)
-    batch: int = option(8, help="crops in a batch", panel=SCHEDULE, minimum=1)
-    crop: int = option(256, help="side of a crop (valid: of its output), in pixels", panel=SCHEDULE, minimum=16)
+    up: str = option("transposed", help="up-sampling; transposed is the paper's", choices=("transposed", "resize"), panel=NETWORK)
+    dropout: float = option(
+        0.0, help="drop-out at the end of the contracting path, 0 to 1 (default: 0)", panel=NETWORK, minimum=0
+    )
+    patch_size: int = option(65, help="of --arch patch: side of what a pixel is classified by, odd", panel=NETWORK, minimum=9)
+    loss: str = option(
+        "weighted+dice",
+        help="weighted (cross entropy with the paper's border weights), cross-entropy, dice, weighted+dice, cross-entropy+dice",
+        choices=LOSSES,
+        panel=LOSS,
+        metavar="NAME",
+    )
+    border_weight: float = option(
+        10.0, help="of weighted: w0 of the paper, the weight between objects that nearly touch; 0: none", panel=LOSS, minimum=0
+    )
+    border_sigma: float = option(5.0, help="of weighted: how far that reaches, in pixels", panel=LOSS, minimum=0.1)
+    class_balance: bool = option(False, help="weigh each class by how rare it is", panel=LOSS)
+    dice_weight: float = option(0.5, help="weight of Dice beside cross entropy", panel=LOSS, minimum=0)
+    steps: int = option(2000, help="batches to train on; --resume with more goes on longer", panel=SCHEDULE, minimum=1)
+    batch: int = option(
+        0,
+        help="crops in a batch, of all processes together (default: 8; of --arch patch: 512 patches)",
+        panel=SCHEDULE,
+        minimum=0,
+    )
+    crop: int = option(
+        256,
+        help="side of a crop in pixels, a multiple of 2 to the depth (of --padding valid: side of its output)",
+        panel=SCHEDULE,
+        minimum=16,
+    )
     rate: float = option(1e-3, help="largest learning rate", panel=SCHEDULE, minimum=0)
-    gap_weight: float = option(3.0, help="weight of pixels between two objects", panel=SCHEDULE, minimum=0)
-    dice_weight: float = option(0.5, help="weight of the Dice loss beside cross entropy", panel=SCHEDULE, minimum=0)
-    augment: bool = option(True, help="vary the crops: flip, rotate, scale, deform, gray values", panel=SCHEDULE)
+    optimizer: str = option("adamw", help="sgd is the paper's", choices=("adamw", "sgd"), panel=SCHEDULE)
+    momentum: float = option(0.99, help="of sgd", panel=SCHEDULE, minimum=0)
+    weight_decay: float = option(1e-4, help="pull of the weights to 0", panel=SCHEDULE, minimum=0)
+    schedule: str = option("cosine", help="of the learning rate", choices=("cosine", "poly", "step", "constant"), panel=SCHEDULE)
+    warmup: int = option(100, help="steps until the learning rate is reached", panel=SCHEDULE, minimum=0)
+    average: float = option(0.995, help="decay of the average of weights that is kept; 0: none", panel=SCHEDULE, minimum=0)
+    patience: int = option(
+        0, help="stop after N validations in a row without a better one (default: never)", panel=SCHEDULE, minimum=0
+    )
     validate_every: int = option(250, help="steps between validations and checkpoints", panel=SCHEDULE, minimum=1)
+    samples: int = option(4, help="validation images on the PNG of each validation; 0: none", panel=SCHEDULE, minimum=0)
+    augment: bool = option(
+        True, help="vary the crops, as the options below say (of --arch patch: 8 flips and rotations)", panel=AUGMENTATION
+    )
+    shift: bool = option(True, help="crops anywhere, not only side by side", panel=AUGMENTATION)
+    flip: bool = option(True, help="mirror along both axes", panel=AUGMENTATION)
+    rotate: float = option(180.0, help="either way, up to this angle; 0: off", panel=AUGMENTATION, metavar="DEGREES", minimum=0)
+    scale: float = option(1.4, help="smaller or larger, up to this factor; 1: off", panel=AUGMENTATION, minimum=1)
+    elastic: float = option(
+        6.0, help="deformation: sigma of the displacements on a 3x3 grid; 0: off", panel=AUGMENTATION, metavar="PIXELS", minimum=0
+    )
+    gray: float = option(0.15, help="sigma of contrast, brightness and gamma; 0: off", panel=AUGMENTATION, minimum=0)
+    noise: float = option(0.05, help="largest sigma of noise, in normalised gray values; 0: off", panel=AUGMENTATION, minimum=0)
+    blur: float = option(1.0, help="largest sigma of blur; 0: off", panel=AUGMENTATION, metavar="PIXELS", minimum=0)
+
+
+HEADLINE = (
+    "images", "ap*", "f1_*", "precision50", "recall50", "[ps]q", "aji", "merged", "split", "merged_share",
+    "iou*", "dice*", "pixel_*", "rand_*", "warping_*", "split_merge_*", "v_*",
+)  # fmt: skip
+"""The figures of an evaluation that are shown without ``-v``."""
 
 
 @dataclass(frozen=True)
 class EvalOptions:
     """``i2i eval segment``."""
 
-    kind: str = option("labels", help="what the files hold: labels (object ids) or classes", choices=("labels", "classes"))
+    kind: str = option(
+        "labels",
+        help="what the files hold: labels (object ids); classes (or masks of 0 and 255); regions: cells between membranes, "
+        "predicted as classes or as probabilities",
+        choices=("labels", "classes", "regions"),
+    )
+    ignore: int | None = option(None, help="classes: do not count pixels whose truth is N", metavar="N", minimum=0)
+    foreground: int = option(1, help="regions: the class of the cells", minimum=0)

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from i2i.data import NO_AUGMENTATION, Augmentation, Example, Pair, batch, crop, find_pairs, generator, summary
+from i2i.data import NO_AUGMENTATION, Augmentation, Example, Pair, batch, crop, find_pairs, generator
 from i2i.errors import TrainingError
 
 deterministic = settings(derandomize=True, deadline=None, max_examples=30)
@@ -96,8 +96,42 @@ def test_a_mask_as_an_image_stays_the_mask_away_from_edges() -> None:
 def test_without_augmentation_a_crop_of_the_images_size_is_the_image() -> None:
     example = scene(height=40, width=40)
     image, truth = crop(example, 40, NO_AUGMENTATION, generator(3))
-    torch.testing.assert_close(image, example.image, atol=1e-4, rtol=1e-4)
-    assert torch.equal(truth, example.truth)
+    assert torch.equal(image, example.image) and torch.equal(truth, example.truth)
+
+
+@given(st.integers(0, 999), st.integers(20, 60), st.integers(20, 60), st.sampled_from([16, 17]), st.booleans(), st.booleans())
+@deterministic
+def test_crops_whose_pixels_are_not_moved_are_pixels_of_the_image(
+    seed: int, height: int, width: int, side: int, shift: bool, flip: bool
+) -> None:
+    """To the bit, and of one rectangle, whichever way round."""
+    example = replace(scene(seed, height, width), truth=coordinates(height, width).truth)
+    image, truth = crop(example, side, replace(NO_AUGMENTATION, shift=shift, flip=flip), generator(seed))
+    rows, columns = truth // width, truth % width
+    assert torch.equal(image, example.image[:, rows, columns])
+    down, along = int(rows[1, 0] - rows[0, 0]), int(columns[0, 1] - columns[0, 0])
+    assert abs(down) == abs(along) == 1 and (flip or (down, along) == (1, 1))
+    assert torch.equal(rows, (rows[0, 0] + down * torch.arange(side))[:, None].expand(side, side))
+    assert torch.equal(columns, (columns[0, 0] + along * torch.arange(side))[None].expand(side, side))
+
+
+def test_beyond_the_image_a_crop_is_mirrored_whether_or_not_pixels_are_moved() -> None:
+    """Of one that is turned by nothing, as by next to nothing: the outermost pixel comes twice."""
+    example = coordinates(7, 5)
+    image, _ = crop(example, 23, NO_AUGMENTATION, generator(0))
+    nearly, _ = crop(example, 23, replace(NO_AUGMENTATION, rotate=1e-4), generator(0))
+    torch.testing.assert_close(image, nearly, atol=1e-3, rtol=0)
+    assert image[0, 0, 7:19].tolist() == [1, 0, 0, 1, 2, 3, 4, 4, 3, 2, 1, 0]
+
+
+def test_weights_go_with_the_truth() -> None:
+    truth = (coordinates(40, 50).truth * 7919) % 11
+    example = Example(truth[None].float(), truth, weights=truth.half())
+    for augmentation in (NO_AUGMENTATION, GEOMETRY):
+        image, _, weights = crop(example, 24, augmentation, generator(2))
+        assert weights.dtype == torch.float32 and torch.equal(weights, image[0])
+    images, truths, weights = batch([example], 24, 3, NO_AUGMENTATION, (1,))
+    assert weights.shape == truths.shape == (3, 24, 24) and torch.equal(weights, images[:, 0])
 
 
 def test_an_image_smaller_than_a_crop_is_mirrored() -> None:
@@ -123,8 +157,8 @@ def test_crops_reach_every_part_of_an_image() -> None:
 
 
 def jacobian(augmentation: Augmentation, seed: int) -> np.ndarray:
-    """(2, 2): how x and y of the image change along x and along y of the crop."""
-    image, _ = crop(coordinates(400, 400), 16, augmentation, generator(seed))
+    """(2, 2): how x and y of the image change along x and along y of the crop, which is somewhere within it."""
+    image, _ = crop(coordinates(400, 400), 16, replace(augmentation, shift=True), generator(seed))
     return np.array([[float(image[axis].diff(dim=along).mean()) for along in (1, 0)] for axis in (0, 1)])
 
 
@@ -138,6 +172,30 @@ def test_rotation_keeps_lengths_and_its_limit(seed: int) -> None:
 def test_a_flip_mirrors_half_of_the_crops() -> None:
     sides = [np.sign(np.linalg.det(jacobian(replace(NO_AUGMENTATION, flip=True), seed))) for seed in range(40)]
     assert 8 < sides.count(-1) < 32 and sides.count(1) > 8
+
+
+def test_flips_are_along_each_axis_on_its_own() -> None:
+    found = [np.sign(np.diag(jacobian(replace(NO_AUGMENTATION, flip=True), seed))) for seed in range(60)]
+    counts = [sum(tuple(signs) == pair for signs in found) for pair in ((1, 1), (1, -1), (-1, 1), (-1, -1))]
+    assert sum(counts) == 60 and min(counts) >= 6
+    assert all((np.diag(jacobian(NO_AUGMENTATION, seed)) == 1).all() for seed in range(5))
+
+
+@pytest.mark.parametrize(("length", "starts"), [(32, {0}), (33, {0, 1}), (64, {0, 32}), (80, {0, 24, 48}), (20, {-6})])
+def test_without_shift_crops_lie_side_by_side_and_cover_the_image(length: int, starts: set[int]) -> None:
+    """A small image is in the middle of its one crop, mirrored around."""
+    image = torch.arange(length).float().expand(1, 32, length)
+    example = Example(image, torch.zeros(32, length, dtype=torch.int64))
+    crops = [crop(example, 32, NO_AUGMENTATION, generator(seed))[0][0, 0] for seed in range(40)]
+    at = {int(one[0]) if length >= 32 else -int((one == 0).nonzero()[-1]) for one in crops}
+    assert at == starts
+
+
+def test_with_shift_crops_are_anywhere() -> None:
+    image = torch.arange(64).float().expand(1, 32, 64)
+    example = Example(image, torch.zeros(32, 64, dtype=torch.int64))
+    shift = replace(NO_AUGMENTATION, shift=True)
+    assert len({float(crop(example, 32, shift, generator(seed))[0][0, 0, 0]) for seed in range(60)}) > 15
 
 
 def test_scale_goes_either_way_up_to_its_factor() -> None:
@@ -203,10 +261,29 @@ def test_crops_of_a_batch_differ_and_come_from_all_examples() -> None:
     assert len({image.numpy().tobytes() for image in images}) == 6
 
 
+@pytest.mark.parametrize("processes", [2, 3, 5])
+def test_the_parts_of_several_processes_are_the_batch_of_one(processes: int) -> None:
+    examples = [scene(seed) for seed in range(3)]
+    whole = batch(examples, 16, 5, Augmentation(), (7, 2))
+    parts = [batch(examples, 16, 5, Augmentation(), (7, 2), (number, processes)) for number in range(processes)]
+    assert [len(part[0]) for part in parts] == [len(range(number, 5, processes)) for number in range(processes)]
+    for place, every in enumerate(whole):
+        for number in range(processes):
+            assert torch.equal(parts[number][place], every[number::processes])
+
+
+def test_gray_values_of_channels_vary_together_and_a_little_on_their_own() -> None:
+    """Of three equal channels: each is moved the same way, not by the same amount."""
+    example = Example(torch.full((3, 20, 20), 0.5), torch.zeros(20, 20, dtype=torch.int64))
+    moved = torch.stack([
+        crop(example, 8, replace(NO_AUGMENTATION, gray=0.15), generator(seed))[0].mean((1, 2)) - 0.5 for seed in range(60)
+    ])  # fmt: skip
+    assert (moved[:, 0] != moved[:, 1]).all()
+    assert torch.corrcoef(moved.T)[0, 1:].min() > 0.75
+    gray = Example(example.image[:1], example.truth)
+    assert crop(gray, 8, replace(NO_AUGMENTATION, gray=0.15), generator(0))[0].shape == (1, 8, 8)
+
+
 def test_each_part_of_the_augmentation_is_off_at_its_zero() -> None:
     off = {item.name: getattr(NO_AUGMENTATION, item.name) for item in fields(Augmentation)}
-    assert off == {"rotate": 0, "flip": False, "scale": 1, "elastic": 0, "gray": 0, "noise": 0, "blur": 0}
-
-
-def test_the_summary_counts_images_and_pixels() -> None:
-    assert summary([scene(), scene(1)]) == {"images": 2, "pixels": 8400}
+    assert off == {"shift": False, "rotate": 0, "flip": False, "scale": 1, "elastic": 0, "gray": 0, "noise": 0, "blur": 0}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from i2i.data import generator
-from i2i.errors import ModelError, TrainingError
-from i2i.models import load_checkpoint, save_checkpoint
-from i2i.training import Loop, Schedule, State, run
+from i2i.errors import I2IError, ModelError, OutputError, TrainingError, UsageError
+from i2i.models import load_checkpoint, model_of_checkpoint, save_checkpoint
+from i2i.training import Group, Loop, Schedule, State, run
+from i2i.training.group import device_of, joined, launched
+from i2i.training.schedule import CURVES
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -115,14 +118,14 @@ def test_a_finished_run_that_is_resumed_changes_nothing(tmp_path: Path) -> None:
     assert steps_of(tmp_path) == list(range(1, 13))
 
 
-IDENTITY = {"gap_weight": 3.0, "seed": 0, "training data": "5 images (0123456789abcdef)"}
+IDENTITY = {"border_weight": 3.0, "seed": 0, "training data": "5 images (0123456789abcdef)"}
 
 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"gap_weight": 4.0}, "gap_weight was 3.0, is 4.0;"),
-        ({"seed": 1, "gap_weight": 4.0}, "gap_weight was 3.0, is 4.0, seed was 0, is 1;"),
+        ({"border_weight": 4.0}, "border_weight was 3.0, is 4.0;"),
+        ({"seed": 1, "border_weight": 4.0}, "border_weight was 3.0, is 4.0, seed was 0, is 1;"),
         ({"training data": "6 images (0)"}, "training data was 5 images (0123456789abcdef), is 6 images (0);"),
         ({"focus": 2}, "focus was None, is 2;"),
     ],
@@ -268,6 +271,62 @@ def test_the_average_of_weights_follows_the_network_slowly(tmp_path: Path) -> No
     assert 0 < averaged < 0.5 * moved
 
 
+def test_an_average_of_decay_0_is_the_network_itself(tmp_path: Path) -> None:
+    state = run(loop(tmp_path, schedule=Schedule(12, 0.02, warmup=3, average=0)))
+    one, other = state.network.state_dict(), state.averaged.module.state_dict()
+    assert all(torch.equal(one[name], other[name]) for name in one if "num_batches" not in name)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_each_optimizer_takes_the_steps_of_torchs_own(tmp_path: Path, optimizer: str) -> None:
+    schedule = Schedule(3, 0.02, 0.01, warmup=2, average=0, optimizer=optimizer, momentum=0.8)
+    plain = loop(tmp_path, schedule=schedule, network=network(4)[:1])
+    found = run(replace(plain, losses=lambda net, parts: {"square": net(parts[0]).square().mean()})).network
+    net = network(4)[:1]
+    if optimizer == "adamw":
+        learning: torch.optim.Optimizer = torch.optim.AdamW(net.parameters(), lr=1, weight_decay=0.01)
+    else:
+        learning = torch.optim.SGD(net.parameters(), lr=1, weight_decay=0.01, momentum=0.8)
+    for step, rate in enumerate((0.01, 0.02, 0.02)):
+        learning.param_groups[0]["lr"] = rate
+        learning.zero_grad()
+        net(batch(step)[0]).square().mean().backward()
+        learning.step()
+    torch.testing.assert_close(found.state_dict(), net.state_dict(), rtol=1e-5, atol=1e-6)
+
+
+def test_training_stops_when_patience_runs_out_and_so_does_a_run_that_goes_on(tmp_path: Path) -> None:
+    figures = iter([0.5, 0.9, 0.9, 0.8, 0.7])
+    patient = Schedule(40, 0.02, warmup=3, average=0.9, patience=2)
+    state = run(loop(tmp_path, schedule=patient, validate=lambda net: {"closeness": next(figures)}, validate_every=2))
+    assert (state.step, state.best, state.waited) == (8, 0.9, 2), "one that is as good is no better"
+    again = run(loop(tmp_path, schedule=patient, validate_every=2), resume=True)
+    assert again.step == 8
+    assert_same(weights(again), weights(state))
+
+
+def test_a_sheet_of_samples_is_made_at_each_validation(tmp_path: Path) -> None:
+    def sheet(net: nn.Module, path: Path) -> None:
+        assert not net.training
+        path.write_text("a picture")
+
+    run(loop(tmp_path, sheet=sheet))
+    assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == [
+        "step-000004.png", "step-000008.png", "step-000012.png",
+    ]  # fmt: skip
+
+
+def test_the_best_weights_of_a_checkpoint_are_a_model(tmp_path: Path) -> None:
+    state = run(loop(tmp_path / "m-training", header={"task": "segment"}))
+    model = model_of_checkpoint(tmp_path / "m-training/checkpoint.pt")
+    assert (model.name, model.config) == ("m-training", {"task": "segment"}) and len(model.sha256) == 64
+    assert_same(model.tensors(), state.best_weights)
+    run(loop(tmp_path / "n-training"))
+    for path, told in (("n-training/checkpoint.pt", "does not say what network"), ("none.pt", "none.pt: no such file")):
+        with pytest.raises(ModelError, match=told):
+            model_of_checkpoint(tmp_path / path)
+
+
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
     told: list[tuple[int, int, Mapping[str, float]]] = []
     longer = Schedule(60, 0.02, warmup=3, average=0.9)
@@ -287,3 +346,75 @@ def test_the_rate_rises_linearly_and_falls_as_a_half_cosine_to_zero() -> None:
     assert factors[10] == 1 and factors[60] == pytest.approx(0.5) and factors[110] == pytest.approx(0)
     assert factors[10:] == sorted(factors[10:], reverse=True)
     assert Schedule(steps=5, warmup=5).factor(5) == 1, "a schedule that is all warm-up divides by nothing"
+
+
+@pytest.mark.parametrize(
+    ("curve", "shares"),
+    [
+        ("cosine", [1, 0.853553, 0.5, 0.146447, 0]),
+        ("poly", [1, 0.75**0.9, 0.5**0.9, 0.25**0.9, 0]),
+        ("step", [1, 1, 0.1, 0.01, 0.01]),
+        ("constant", [1, 1, 1, 1, 1]),
+    ],
+)
+def test_each_curve(curve: str, shares: list[float]) -> None:
+    schedule = Schedule(steps=104, warmup=4, curve=curve)
+    assert [schedule.factor(step) for step in (4, 29, 54, 79, 104)] == pytest.approx(shares, abs=1e-6)
+    assert schedule.factor(0) == 0.25 and curve in CURVES
+    assert Schedule(steps=8, warmup=0, curve=curve).factor(0) == 1
+
+
+# ---------------------------------------------------------------------------------------------------------- tensorboard
+
+
+def test_figures_for_tensorboard_can_be_read_back_and_those_that_are_taken_again_count_once(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="the extra tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with pytest.raises(Killed):
+        run(loop(tmp_path, tensorboard=True, batch=killed_in(6)))
+    run(loop(tmp_path, tensorboard=True), resume=True)
+    read = EventAccumulator(str(tmp_path / "tensorboard"))
+    read.Reload()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    for name in ("loss", "square", "rate", "closeness"):
+        told = [(event.step, event.value) for event in read.Scalars(name)]
+        assert told == [(line["step"], pytest.approx(line[name], rel=1e-5)) for line in lines if name in line]
+    assert [event.step for event in read.Scalars("closeness")] == [4, 8, 12]
+
+
+def test_without_tensorboard_its_option_is_a_usage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UsageError, match=r"--tensorboard needs the package tensorboard: pip install"):
+        run(loop(tmp_path, tensorboard=True))
+
+
+# ------------------------------------------------------------------------------------------------------ several processes
+
+
+def test_a_process_that_nothing_launched_is_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with joined("cpu") as group:
+        assert group == Group(0, 1) == launched() and group.first
+        group.wait()
+        assert group.agreed("a value") == "a value" and device_of("cuda") == "cuda"
+
+    def failing() -> None:
+        raise OutputError("x.safetensors: exists")
+
+    with pytest.raises(I2IError, match="x.safetensors: exists"):
+        group.led(failing)
+
+
+def test_what_a_launcher_says_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RANK", "3"), ("WORLD_SIZE", "4"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    assert launched() == Group(3, 4) and not launched().first
+    assert (device_of("cuda"), device_of("cpu")) == ("cuda:1", "cpu")
+    with (
+        pytest.raises(UsageError, match=r"WORLD_SIZE is 4, but .* start several processes with torchrun") as caught,
+        joined("cpu"),
+    ):
+        pass
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,54 @@
+"""How a network learns: the optimiser, and the learning rate of each step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+CURVES: dict[str, Callable[[float], float]] = {
+    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
+    "poly": lambda done: (1 - done) ** 0.9,
+    "step": lambda done: 0.1 ** math.floor(3 * min(done, 0.999)),
+    "constant": lambda done: 1.0,
+}
+"""The share of the learning rate after a share ``done`` of the steps, 0 .. 1. ``cosine``: half a cosine to 0 (Loshchilov and
+Hutter 2017); ``poly``: falls to 0 with the power 0.9 (Chen et al. 2017, DeepLab); ``step``: a tenth after each third."""
+
+OPTIMIZERS = ("adamw", "sgd")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """``steps`` of an optimiser: the learning rate rises linearly for ``warmup`` steps to ``rate``, then follows ``curve``.
+
+    ``optimizer``: ``adamw`` (Loshchilov and Hutter 2019), or ``sgd`` with ``momentum`` (0.99 in Ronneberger et al. 2015).
+    ``average``: decay of the exponential average of the weights, which is what is validated and kept; 0 keeps the weights
+    themselves. ``patience``: validations without a better one after which training stops; 0 never stops early.
+    """
+
+    steps: int
+    rate: float = 1e-3
+    weight_decay: float = 1e-4
+    warmup: int = 100
+    average: float = 0.995
+    curve: str = "cosine"
+    optimizer: str = "adamw"
+    momentum: float = 0.9
+    patience: int = 0
+
+    def factor(self, step: int) -> float:
+        """The share of ``rate`` used at ``step``, 0 .. 1."""
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return CURVES[self.curve](min(1.0, done))
+
+    def make_optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
+        parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(parameters, lr=self.rate, momentum=self.momentum, weight_decay=self.weight_decay)
+        return torch.optim.AdamW(parameters, lr=self.rate, weight_decay=self.weight_decay)
