@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from i2i import batch
 from i2i import options as option_types
@@ -16,17 +16,21 @@ from i2i.canvas import MemoryCanvas
 from i2i.contracts import Array, ImageSpec, Model, Output, Predictor, Runtime, TrainingRun
 from i2i.engine import Job, run_job
 from i2i.errors import InputError, OutputError, UsageError
+from i2i.evaluation import EvalReport, evaluate
 from i2i.finite import make_finite
-from i2i.formats import builtin_formats, open_image
 from i2i.formats.resample import resampled
 from i2i.formats.views import ArraySource
-from i2i.geometry import Region
+from i2i.loading import as_trained
+from i2i.models import find_model, model_of_checkpoint
 from i2i.options import RunOptions
 from i2i.pixelsize import brought_back, factors, with_pixel_size
 from i2i.publish import make_folder
 from i2i.registry import Registry
 from i2i.report import RunReport
 from i2i.session import Session
+
+if TYPE_CHECKING:
+    from i2i.training.group import Group
 
 
 def session(task: str, values: Mapping[str, Any], registry: Registry | None = None) -> Session:
@@ -41,7 +45,8 @@ def session(task: str, values: Mapping[str, Any], registry: Registry | None = No
 
 def run(task: str, input: str | Path, output: str | Path | None = None, **options: Any) -> RunReport:
     """Run a task on one image file. ``options``: those of the command line, with underscores (``as_`` for ``--as``), and the
-    exporters' (``overlay="picture.png"``). Numbers may be given as such (``tile=1024``).
+    exporters' (``overlay="picture.png"``). Numbers may be given as such (``tile=1024``), and one value for an option that takes
+    several (``model="nuclei-fluo"``).
 
     Returns the report; raises ``I2IError`` (its text is the message) when the run fails.
     """
@@ -64,10 +69,13 @@ def run_many(task: str, inputs: Sequence[str | Path], output: str | Path | None 
 def _as_text(options: Mapping[str, Any]) -> dict[str, Any]:
     """Numbers for options that are text on the command line (``tile``, ``batch``), and paths, as text."""
     kinds = {item.name: item.type for item in fields(RunOptions)}
-    return {
-        name: str(value) if isinstance(value, Path) or (kinds.get(name) == "str" and isinstance(value, int)) else value
-        for name, value in options.items()
-    }
+
+    def text(name: str, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return [text("", one) for one in value]
+        return str(value) if isinstance(value, Path) or (kinds.get(name) == "str" and isinstance(value, int)) else value
+
+    return {name: text(name, value) for name, value in options.items()}
 
 
 @dataclass(frozen=True)
@@ -77,7 +85,7 @@ class Loaded:
     session: Session
     predictor: Predictor
     runtime: Runtime
-    model: Model | None = None
+    models: tuple[Model, ...] = ()
 
     def __call__(self, pixels: Array, **spec: Any) -> Array:
         """(H, W) or (H, W, C), any real dtype -> (H, W) or (H, W, C) of the kind asked for. ``spec``: fields of ``ImageSpec``,
@@ -88,9 +96,10 @@ class Loaded:
         run, loader = self.session.run, self.session.loader
         finite, _ = make_finite(_source(pixels, spec), run.nan, "the array")
         image, _ = with_pixel_size(finite, run.pixel_size)
-        scaling, _ = factors(image.spec, self.model, "the array")
+        scaling, _ = factors(image.spec, self.models, "the array")
         source = resampled(image, scaling) if scaling else image
         fitted = self.predictor.fitted(source.spec)
+        source = as_trained(source, fitted)
         if source.spec.channels != fitted.footprint.channels_in:
             raise InputError(f"the array has {source.spec.channels} channels, the model takes {fitted.footprint.channels_in}")
         prepared = fitted.prepare(source, run.seed)
@@ -113,8 +122,9 @@ _OF_FILES = (
 )  # fmt: skip
 
 
-def load(task: str, model: str = "", channels_in: int = 1, **options: Any) -> Loaded:
-    """The predictor of a task, on its device. Without ``model``: the default for images of ``channels_in`` channels.
+def load(task: str, model: str | Path | Sequence[str | Path] = "", channels_in: int = 1, **options: Any) -> Loaded:
+    """The predictor of a task, on its device. ``model``: a name or a file, or several, whose mean it gives; without one, the
+    default for images of ``channels_in`` channels.
 
     ``options``: those of the command line that are not about files, and ``as_``. Raises ``I2IError``.
     """
@@ -122,15 +132,18 @@ def load(task: str, model: str = "", channels_in: int = 1, **options: Any) -> Lo
     if wrong:
         raise UsageError(f"{wrong[0]}: is about files; load gives a predictor for arrays")
     current = session(task, _as_text(options | {"model": model}))
-    name = model or current.loader.model_name(ImageSpec(1, 1, channels_in))
-    known, predictor, runtime = current.loader.predictor(name)
-    return Loaded(current, predictor, runtime, known)
+    models, predictor, runtime = current.loader.predictor(*current.loader.model_names(ImageSpec(1, 1, channels_in)))
+    return Loaded(current, predictor, runtime, models)
 
 
 def train(task: str, output: str | Path, *, registry: Registry | None = None, **options: Any) -> Mapping[str, Any]:
     """Train a model of a task into ``output`` (.safetensors). ``options``: the task's, and seed, device, precision, resume,
-    overwrite, report, message. Returns the training's figures. Raises ``I2IError``."""
-    known = (registry or Registry()).task(task)
+    overwrite, tensorboard, report, message. Returns the training's figures. Raises ``I2IError``.
+
+    Several processes that a launcher such as ``torchrun`` started train together; the first of them writes and reports.
+    """
+    registry = registry or Registry()
+    known = registry.task(task)
     if known.train is None:
         raise UsageError(f"{task} has no training")
     common = {name: options.pop(name) for name in list(options) if name in {item.name for item in fields(TrainingOptions)}}
@@ -138,21 +151,44 @@ def train(task: str, output: str | Path, *, registry: Registry | None = None, **
     message = options.pop("message", lambda text: None)
     values: Any = option_types.make(known.train.options, options)
     settings = option_types.make(TrainingOptions, common)
-    path = Path(output)
     start_torch()
-    device = pick_device(settings.device)
-    work = _check_model_path(path, settings)
-    if settings.resume and not (work / "checkpoint.pt").exists():
-        message(f"{work}: no checkpoint to go on from: training starts from the beginning")
+    from i2i.training.group import device_of, joined
+    from i2i.training.record import board_writer
+
+    if settings.tensorboard:
+        board_writer()  # before anything is read or written
+    device = device_of(pick_device(settings.device))
     precision = settings.precision
     if precision == "auto":
         precision = "bf16" if has_bf16(device) else "fp32"
-    current = TrainingRun(path, work, settings.seed, device, precision, settings.resume, report, message)
-    try:
+    with joined(device) as group, _training_folder(Path(output), settings, group, message) as work:
+        current = TrainingRun(
+            Path(output), work, settings.seed, device, precision, settings.resume, report,
+            message if group.first else (lambda text: None), lambda name: _model_to_start(name, task, registry),
+            settings.tensorboard, (group.rank, group.size),
+        )  # fmt: skip
         return known.train.run(values, current)
+
+
+@contextlib.contextmanager
+def _training_folder(path: Path, settings: TrainingOptions, group: Group, message: Callable[[str], None]) -> Iterator[Path]:
+    """The folder for checkpoints; none is left behind when it stays empty, because the data were refused."""
+    work = training_folder(path)
+    group.led(lambda: _check_model_path(path, settings))
+    if group.first and settings.resume and not (work / "checkpoint.pt").exists():
+        message(f"{work}: no checkpoint to go on from: training starts from the beginning")
+    try:
+        yield work
     finally:
         with contextlib.suppress(OSError):
-            work.rmdir()  # only when it is empty: the data were refused
+            work.rmdir()
+
+
+def _model_to_start(name: str, task: str, registry: Registry) -> Model:
+    """A model by name or path, or the best weights of a training's checkpoint (.pt)."""
+    if name.endswith(".pt"):
+        return model_of_checkpoint(Path(name))
+    return find_model(name, task, registry.models(task))
 
 
 @dataclass(frozen=True)
@@ -165,7 +201,12 @@ class TrainingOptions:
     )
     seed: int = option_types.option(0, help="of everything random", panel=option_types.ADVANCED, minimum=0)
     overwrite: bool = option_types.option(False, help="replace an existing model", panel=option_types.INPUT)
-    resume: bool = option_types.option(False, help="go on from the last checkpoint", panel=option_types.INPUT)
+    resume: bool = option_types.option(
+        False, help="go on from the last checkpoint, after a kill or with more --steps", panel=option_types.INPUT
+    )
+    tensorboard: bool = option_types.option(
+        False, help="figures for TensorBoard too (needs the package)", panel=option_types.INPUT
+    )
 
 
 def training_folder(output: Path) -> Path:
@@ -173,8 +214,8 @@ def training_folder(output: Path) -> Path:
     return output.with_name(output.stem + "-training")
 
 
-def _check_model_path(path: Path, settings: TrainingOptions) -> Path:
-    """The folder for checkpoints, made. Raises ``UsageError`` or ``OutputError``."""
+def _check_model_path(path: Path, settings: TrainingOptions) -> None:
+    """Make the folder for checkpoints. Raises ``UsageError`` or ``OutputError``."""
     if path.suffix != ".safetensors":
         raise UsageError(f"{path}: a model's name ends in .safetensors")
     if path.exists() and not (settings.overwrite or settings.resume):
@@ -188,65 +229,6 @@ def _check_model_path(path: Path, settings: TrainingOptions) -> Path:
     if checkpoint and not (settings.overwrite or settings.resume):
         raise OutputError(f"{work}: holds a training run; --resume goes on with it, --overwrite starts again")
     make_folder(work)
-    return work
-
-
-@dataclass(frozen=True)
-class EvalReport:
-    """``pooled``: figures of the set; ``images``: those of each image by its name."""
-
-    pooled: Mapping[str, float]
-    images: Mapping[str, Mapping[str, float]]
-
-
-def evaluate(
-    task: str, prediction: str | Path, truth: str | Path, *, registry: Registry | None = None, **options: Any
-) -> EvalReport:
-    """Compare two files, or two folders whose files have the same names but for their suffixes. Raises ``I2IError``."""
-    known = (registry or Registry()).task(task)
-    if known.evaluate is None:
-        raise UsageError(f"{task} has no evaluation")
-    values: Any = option_types.make(known.evaluate.options, options)
-    images = {}
-    for name, first, second in pairs_of(Path(prediction), Path(truth)):
-        try:
-            images[name] = known.evaluate.measure(_pixels(first), _pixels(second), values)
-        except InputError as error:
-            raise InputError(f"{first}: {error}") if str(first) not in str(error) else error from error
-    return EvalReport(known.evaluate.pool(list(images.values())), images)
-
-
-def _pixels(path: Path) -> Array:
-    source = open_image(path)
-    try:
-        return source.read(Region(0, 0, source.spec.height, source.spec.width))
-    finally:
-        source.close()
-
-
-def pairs_of(prediction: Path, truth: Path) -> list[tuple[str, Path, Path]]:
-    """(name, prediction, truth) of two files, or of the images in two folders and the folders in them, which are named by
-    their paths without suffix. Every truth needs a prediction. Raises ``InputError`` or ``UsageError``."""
-    if not truth.is_dir():
-        return [(truth.stem, prediction, truth)]
-    if not prediction.is_dir():
-        raise InputError(f"{prediction}: {truth} is a folder, so give a folder of predictions")
-    predictions, truths = _named(prediction), _named(truth)
-    missing = sorted(set(truths) - set(predictions))
-    if missing:
-        raise InputError(f"{truths[missing[0]]}: no prediction of that name in {prediction} ({len(missing)} such)")
-    return [(name, predictions[name], truths[name]) for name in truths]
-
-
-def _named(folder: Path) -> dict[str, Path]:
-    files, _ = batch.expand([str(folder)], builtin_formats())
-    named: dict[str, Path] = {}
-    for file in files:
-        name = batch.renamed(file.relative, "").as_posix()
-        if name in named:
-            raise InputError(f"{file.path}: {named[name].name} has the same name but for the suffix; keep one of them")
-        named[name] = file.path
-    return named
 
 
 __all__ = ["EvalReport", "Loaded", "TrainingOptions", "evaluate", "load", "run", "run_many", "session", "train"]

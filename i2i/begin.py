@@ -37,14 +37,16 @@ class Item:
 
 @dataclass(frozen=True)
 class Work:
-    """An image on its way: what is asked for, of which model, and the run's identity. ``image``: the chosen planes as they are;
-    ``source``: the same as the network sees them, ``scaling`` times as large; ``disk``: the bytes that the output needs."""
+    """An image on its way: what is asked for, of which models, and the run's identity. ``image``: the chosen planes as they are;
+    ``source``: the same as the network sees them, ``scaling`` times as large; ``full``: height and width at full resolution;
+    ``disk``: the bytes that the output needs."""
 
     item: Item
     image: Source
     source: Source
+    full: tuple[int, int]
     scaling: Factors | None
-    model: Model | None
+    models: tuple[Model, ...]
     predictor: Predictor
     runtime: Runtime
     output: Output

@@ -24,13 +24,13 @@ _MEGABYTE = 2**20
 _HASHED_WHOLE = 64 * _MEGABYTE
 
 
-def fingerprint(task: str, options: Any, run: RunOptions, path: Path, model: Model | None, output: Output) -> str:
-    """Hex of what decides the result: the content of ``path``, the model, the task's own options and the run's, this version."""
+def fingerprint(task: str, options: Any, run: RunOptions, path: Path, models: Sequence[Model], output: Output) -> str:
+    """Hex of what decides the result: the content of ``path``, the models, the task's own options and the run's, this version."""
     known = {
         "version": __version__,
         "input": _content_hash(path),
         "task": task,
-        "model": model.sha256 if model else None,
+        "models": [model.sha256 for model in models],
         "output": output.name,
         "options": {name: getattr(run, name) for name in _RESULT_OPTIONS} | asdict(options),
     }

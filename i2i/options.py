@@ -38,8 +38,8 @@ def flag_of(item: dataclasses.Field[Any]) -> str:
 
 
 def make(options: type[T], values: Mapping[str, Any]) -> T:
-    """An instance of an options dataclass from plain values. Raises ``UsageError`` for an unknown name, a missing one,
-    a value that is none of the choices or below the minimum."""
+    """An instance of an options dataclass from plain values; a text stands for a list of one. Raises ``UsageError`` for an
+    unknown name, a missing one, a value that is none of the choices or below the minimum."""
     fields = {item.name: item for item in dataclasses.fields(options)}  # type: ignore[arg-type]
     unknown = sorted(set(values) - set(fields))
     if unknown:
@@ -56,6 +56,8 @@ def make(options: type[T], values: Mapping[str, Any]) -> T:
 def _checked(item: dataclasses.Field[Any], hint: Any, value: Any) -> Any:
     choices, minimum = item.metadata.get("choices"), item.metadata.get("minimum")
     kinds = _plain_types(hint)
+    if kinds == (list,) and isinstance(value, str):
+        value = [value] if value else []
     if value is not None and kinds and not isinstance(value, kinds):
         raise UsageError(f"{flag_of(item)} {value!r}: expected {' or '.join(kind.__name__ for kind in kinds)}")
     for one in value if isinstance(value, list) else [value]:
@@ -99,7 +101,9 @@ class RunOptions:
     )
     compression: str = option("auto", help="of the output", choices=("auto", "zlib", "zstd", "lzw", "jpeg", "none"), panel=INPUT)
     strict: bool = option(False, help="warnings become errors", panel=INPUT)
-    model: str = option("", help="a model by name or a file (default: fits the input)", panel=MODEL, metavar="NAME_OR_PATH")
+    model: list[str] = option(  # noqa: RUF009 (it makes a field)
+        [], help="a model by name or a file (default: fits the input); of several, the mean", panel=MODEL, metavar="NAME_OR_PATH"
+    )
     device: str = option("auto", help="where to compute", panel=MODEL, metavar="auto|cpu|cuda[:N]|mps")
     precision: str = option("auto", help="number format", choices=("auto", "fp32", "bf16", "fp16"), panel=MODEL)
     backend: str = option("auto", help="what runs the network", choices=("auto", "torch", "openvino"), panel=MODEL)

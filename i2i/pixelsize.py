@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 from i2i.canvas import layer_spec
@@ -32,11 +33,21 @@ def with_pixel_size(source: Source, asked: float) -> tuple[Source, tuple[str, ..
     return Described(source, pixel_size=(asked, asked)), warnings
 
 
-def factors(spec: ImageSpec, model: Model | None, name: str) -> tuple[Factors | None, tuple[str, ...]]:
-    """How the image ``name`` is to be resampled for a model; None: not at all. With a warning when its pixel size would be
-    needed and is unknown. Raises ``ModelError``, or ``UsageError`` for pixels that cannot be meant."""
-    wanted = _wanted(model) if model else None
-    if model is None or wanted is None:
+def factors(spec: ImageSpec, models: Sequence[Model], name: str) -> tuple[Factors | None, list[str]]:
+    """How the image ``name`` is to be resampled for the models; None: not at all. With a warning when its pixel size would be
+    needed and is unknown. Raises ``ModelError`` (also when two models need it at different sizes), or ``UsageError`` for pixels
+    that cannot be meant."""
+    found = [_factors(spec, model, name) for model in models]
+    for model, (scaling, _) in zip(models, found, strict=True):
+        if scaling != found[0][0]:
+            both = f"{models[0].name} and {model.name}"
+            raise ModelError(f"{name}: {both} were made for pixels of different sizes; run them one at a time")
+    return found[0][0] if found else None, [warning for _, told in found for warning in told]
+
+
+def _factors(spec: ImageSpec, model: Model, name: str) -> tuple[Factors | None, tuple[str, ...]]:
+    wanted = _wanted(model)
+    if wanted is None:
         return None, ()
     if spec.pixel_size is None:
         unknown = f"its pixel size is unknown and {model.name} was made for {wanted:g} um: give --pixel-size UM"

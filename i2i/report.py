@@ -19,7 +19,8 @@ class RunReport:
     """One image. ``status``: done, skipped (a complete output was there), planned (dry run) or failed, with ``error`` and the
     ``exit_code`` that it would have alone.
 
-    ``plan``: what :func:`plan_of` says, in a dry run also the ``seconds`` expected. ``blocks_computed``: of all stages together;
+    ``model`` and ``sha256``: of several models joined by ``+``, in the order given; None where the task has none. ``plan``: what
+    :func:`plan_of` says, in a dry run also the ``seconds`` expected. ``blocks_computed``: of all stages together;
     ``blocks_reused``: those that the journal of a killed run named. ``verified``: the largest difference that ``--verify`` found,
     as a share of the output's range. ``seconds``: by phase. ``objects``: of all planes, None where there are none. ``planes``:
     how many there are. ``resampled``: how many times as high and wide the network saw the image, where its pixel size is not the

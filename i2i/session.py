@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from i2i import estimate
 from i2i import report as reports
 from i2i.backends import TOLERANCE
 from i2i.begin import Begun, Item, Work, begin, result_spec
-from i2i.contracts import Exported, Exporter, Format, ImageSpec, Metadata, Output, Source, Task
+from i2i.contracts import Exported, Exporter, Format, ImageSpec, Metadata, Model, Output, Source, Task
 from i2i.disk import full_disk_told, output_needs
 from i2i.engine import Job, Progress
 from i2i.errors import InputError, ModelError, OutputError, UsageError
@@ -24,7 +24,7 @@ from i2i.finite import make_finite
 from i2i.formats import format_for_output, open_image
 from i2i.formats.resample import resampled
 from i2i.formats.views import View, missing_tiles, select
-from i2i.loading import Loader
+from i2i.loading import Loader, as_trained
 from i2i.manifest import fingerprint
 from i2i.options import RunOptions
 from i2i.pixelsize import brought_back, factors, with_pixel_size
@@ -36,6 +36,15 @@ from i2i.report import RunReport
 from i2i.version import __version__
 
 __all__ = ["Item", "Session"]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An image to be run: the pixels that were chosen, height and width of its full resolution, and the warnings so far."""
+
+    source: Source
+    full: tuple[int, int]
+    warnings: list[str]
 
 
 @dataclass
@@ -66,29 +75,29 @@ class Session:
     # ------------------------------------------------------------------------------------------------------------ run
 
     @contextlib.contextmanager
-    def open(self, path: Path, name: str) -> Iterator[tuple[Source, list[str]]]:
-        """The chosen planes, level and channels of the image, samples finite, and the warnings so far."""
+    def open(self, path: Path, name: str) -> Iterator[Opened]:
+        """The chosen planes, level and channels of the image, samples finite."""
         image = open_image(path, self.formats)
         try:
             sized, told = with_pixel_size(image, self.run.pixel_size)
             chosen = select(sized, self.run.level, self.run.plane or None, self.run.channels or None, Path(name))
             source, warnings = make_finite(chosen, self.run.nan, name)
-            yield source, [*image.spec.notes, *told, *warnings]
+            yield Opened(source, (image.spec.height, image.spec.width), [*image.spec.notes, *told, *warnings])
         finally:
             image.close()
 
     def process(self, item: Item, progress: Progress = lambda stage, share: None) -> RunReport:
         """One image. Raises ``I2IError``; nothing is at the output path then that was not there before."""
         clock = reports.Clock()
-        with self.open(item.path, item.name) as (image, warnings):
-            work = self._work(item, image, warnings)
+        with self.open(item.path, item.name) as opened:
+            work, warnings = self._work(item, opened), opened.warnings
             self._refuse_warnings(warnings, item.name)
             clock.lap("open")
             with begin(work, self.run) as begun:
                 job = Job(work.source, work.predictor, work.output, begun.plan, begun.canvas, self.run.seed, progress)
                 jobs = plane_jobs(job, begun.predictors)
                 result = self._report(work, begun, jobs)
-                result.notes = [*image.spec.remarks, *begun.notes]
+                result.notes = [*work.source.spec.remarks, *begun.notes]
                 clock.lap("prepare")
                 result.warnings = [*warnings, *_inexact(begun.plan)]
                 self._refuse_warnings(result.warnings, item.name)
@@ -114,22 +123,24 @@ class Session:
         result.blocks_computed, result.blocks_reused, result.objects = done.computed, done.reused, done.objects
         clock.lap("publish")
 
-    def _work(self, item: Item, image: Source, warnings: list[str]) -> Work:
+    def _work(self, item: Item, opened: Opened) -> Work:
         """What can be refused before anything is computed: the model, the kind of result, its format, an output that exists."""
-        model, predictor, runtime = self.loader.for_image(image.spec, item.name)
-        scaling, told = factors(image.spec, model, item.name)
-        warnings += told
+        image = opened.source
+        models, predictor, runtime = self.loader.for_image(image.spec, item.name)
+        scaling, told = factors(image.spec, models, item.name)
+        opened.warnings.extend(told)
         source = resampled(image, scaling) if scaling else image
         predictor = predictor.fitted(View(source).spec)
-        self.loader.check_channels(source.spec, predictor, model, item.name)
+        source = as_trained(source, predictor)
+        self.loader.check_channels(source.spec, predictor, models, item.name)
         output = _named(self.loader.choose_output(predictor), image.spec)
         for name in item.exports:
             check_export(self._exporter(name), output, image.spec.planes)
         spec = result_spec(image.spec, output, predictor)
         target = self._target(item, output, spec)
-        identity = fingerprint(self.task.name, self.options, self.run, item.path, model, output)
+        identity = fingerprint(self.task.name, self.options, self.run, item.path, models, output)
         disk = output_needs(spec, output, format_for_output(target, self.formats), self.run.compression)
-        return Work(item, image, source, scaling, model, predictor, runtime, output, target, identity, disk)
+        return Work(item, image, source, opened.full, scaling, models, predictor, runtime, output, target, identity, disk)
 
     def _target(self, item: Item, output: Output, spec: ImageSpec) -> Path:
         target = place(item.output, item.fallback, spec, self.formats)
@@ -152,15 +163,16 @@ class Session:
         return {exporter.name: exporter for exporter in self.registry.exporters(self.task.name)}[name]
 
     def _report(self, work: Work, begun: Begun, jobs: list[Job]) -> RunReport:
-        model, plan = work.model, reports.plan_of(jobs[0]) | {"disk": begun.disk}
+        plan = reports.plan_of(jobs[0]) | {"disk": begun.disk}
         if self.run.dry_run:
             plan["seconds"] = estimate.seconds(
                 jobs[0], len(jobs), lambda folder, piece: self._try(folder, piece, work, begun.plan)
             )
+        recorded = _recorded(work.models)
         return RunReport(
             self.task.name, work.item.name, str(work.target), kind=work.output.name, plan=plan, planes=len(jobs),
             status=reports.PLANNED if self.run.dry_run else reports.DONE, resampled=work.scaling,
-            model=model.name if model else None, sha256=model.sha256 if model else None,
+            model=recorded.get("model"), sha256=recorded.get("sha256"),
         )  # fmt: skip
 
     def _try(self, folder: Path, piece: Source, work: Work, plan: Plan) -> None:
@@ -191,8 +203,10 @@ class Session:
         path = self._place(work.item, result.spec)
         form = format_for_output(path, self.formats)
         files: dict[Path, Write] = {path: lambda temporary: self._write(form, temporary, result, work, plan)}
+        larger = work.full[0] / whole.spec.height, work.full[1] / whole.spec.width
+        exported = Exported(View(work.image), whole, work.output.meaning, larger)
         for name, place_of in work.item.exports.items():
-            files[place_of] = exporting(self._exporter(name), Exported(View(work.image), whole, work.output.meaning))
+            files[place_of] = exporting(self._exporter(name), exported)
         write_all(files)
         return path
 
@@ -200,8 +214,8 @@ class Session:
         """The result as a file, with what is to be known of it."""
         assert form.write is not None
         record = {"program": f"i2i {__version__}", "task": self.task.name, "kind": work.output.name}
-        if work.model:
-            record |= {"model": work.model.name, "sha256": work.model.sha256, "precision": plan.precision}
+        if work.models:
+            record |= _recorded(work.models) | {"precision": plan.precision}
         form.write(path, result, Metadata(work.output.meaning, record, work.fingerprint, self._compression, plan.threads))
 
     @property
@@ -218,6 +232,13 @@ class Session:
             return neighbour(item.output, (item.path, *item.exports.values()), self.run.overwrite, error)
         self._refuse_existing(item, path)
         return path
+
+
+def _recorded(models: Sequence[Model]) -> dict[str, str]:
+    """The names and hashes of the models, those of several joined by ``+``."""
+    if not models:
+        return {}
+    return {"model": "+".join(model.name for model in models), "sha256": "+".join(model.sha256 for model in models)}
 
 
 def _named(output: Output, spec: ImageSpec) -> Output:

@@ -113,7 +113,11 @@ def _group(name: str, help: str, members: dict[str, str]) -> LazyGroup:
 
 
 _OWN, _CHECK = "Models of your own", "Look and check"
-_MODELS = {"list": "The models by task", "info": "The card of a model", "get": "Fetch a model into the cache, for use offline"}
+_MODELS = {
+    "list": "The models by task",
+    "info": "The card of a model, or what a model file says of itself",
+    "get": "Fetch a model into the cache, for use offline",
+}
 _PLUGINS = {"list": "The plugins and what each gives", "check": "Load every plugin; name those that are broken"}
 _SINGLE = {
     "info": "What i2i sees in an image: size, channels, planes, levels",

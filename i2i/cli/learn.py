@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ import typer
 
 from i2i import api
 from i2i.cli import console
+from i2i.cli.figures import number, tables
 from i2i.cli.generate import command, named, parameters, positional
 from i2i.contracts import Task
 from i2i.errors import UsageError
@@ -23,8 +25,6 @@ from i2i.options import INPUT
 from i2i.registry import Registry
 
 _EVERY = 20.0
-MEAN = "mean_"
-_OBJECTS = {"ap", "ap50", "ap75", "f1_50"}
 
 
 @dataclass
@@ -84,15 +84,22 @@ def train_command(task: Task, registry: Registry) -> typer.core.TyperCommand:
     def body(values: Mapping[str, Any]) -> None:
         rest = {name: value for name, value in values.items() if name not in ("output", "json_", "quiet", "verbose")}
         message = (lambda text: None) if values["quiet"] else console.say
-        with console.data_only(), _Ticker(values["quiet"]) as ticker, _kept(Path(values["output"])):
+        with console.data_only(), _Ticker(values["quiet"] or not _first()) as ticker, _kept(Path(values["output"])):
             figures = api.train(task.name, values["output"], registry=registry, report=ticker.report, message=message, **rest)
+        if not figures:
+            return  # of several processes, the first reports
         if values["json_"]:
             console.put_json(figures)
         elif not values["quiet"]:
             plain = {name: value for name, value in figures.items() if isinstance(value, str | int | float)}
-            console.say("  ".join(f"{name} {_number(value)}" for name, value in plain.items()))
+            console.say("  ".join(f"{name} {number(value)}" for name, value in plain.items()))
 
     return command(task.name, f"Train a model of {task.name}", parts, body)
+
+
+def _first() -> bool:
+    """Whether this is the first of the processes that a launcher started, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
@@ -110,11 +117,13 @@ def eval_command(task: Task, registry: Registry) -> typer.core.TyperCommand:
     """``i2i eval TASK PREDICTION TRUTH``. Raises ``UsageError`` for a task without evaluation."""
     if task.evaluate is None:
         raise UsageError(f"{task.name} has no evaluation")
+    headline = task.evaluate.headline
     parts = [
         positional("prediction", str, "a file, or a folder", "PREDICTION"),
         positional("truth", str, "the truth: a file, or a folder with the same names", "TRUTH"),
         *parameters(task.evaluate.options),
         named("json_", ["--json"], bool, False, "the figures as JSON on stdout", INPUT),
+        named("inside", ["--inside"], str, "", "count only pixels that are not 0 there: same names", INPUT, "DIR_OR_FILE"),
         named("csv", ["--csv"], str, "", "the figures of each image, one row each", INPUT, "FILE"),
         named("verbose", ["-v", "--verbose"], bool, False, "all figures, and tracebacks", INPUT),
     ]
@@ -128,32 +137,9 @@ def eval_command(task: Task, registry: Registry) -> typer.core.TyperCommand:
         if values["json_"]:
             console.put_json({"pooled": found.pooled, "images": found.images})
         else:
-            console.put("\n".join(console.table(_rows(found.pooled if values["verbose"] else _headline(found.pooled)))))
+            console.put("\n".join(tables(found.pooled, () if values["verbose"] else headline)))
 
     return command(task.name, f"Metrics of {task.name} against the truth", parts, body)
-
-
-def _headline(pooled: Mapping[str, float]) -> Mapping[str, float]:
-    """Of the many figures of objects those that are asked for most; all others as they are."""
-    if not _OBJECTS.issubset(pooled):
-        return pooled
-    return {name: value for name, value in pooled.items() if name.removeprefix(MEAN) in {"images", *_OBJECTS}}
-
-
-def _rows(pooled: Mapping[str, float]) -> list[list[str]]:
-    """A row for each figure; its mean over the images, when there are several, beside it."""
-    means = {name.removeprefix(MEAN): value for name, value in pooled.items() if name.startswith(MEAN)}
-    figures = {name: value for name, value in pooled.items() if not (name.startswith(MEAN) and name.removeprefix(MEAN) in pooled)}
-    if pooled.get("images", 1) == 1 or not means:
-        return [["metric", "value"], *([name, _number(value)] for name, value in figures.items())]
-    rows = [[name, _number(value), _number(means[name]) if name in means else ""] for name, value in figures.items()]
-    return [["metric", "all together", "mean of images"], *rows]
-
-
-def _number(value: Any) -> str:
-    if not isinstance(value, float):
-        return str(value)
-    return f"{value:.0f}" if value.is_integer() and abs(value) > 1 else f"{value:.4f}"
 
 
 def _write_csv(path: Path, images: Mapping[str, Mapping[str, float]]) -> None:

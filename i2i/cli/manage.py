@@ -17,7 +17,7 @@ from i2i.cli.generate import command, named, positional
 from i2i.contracts import ImageSpec, ModelCard
 from i2i.errors import ModelError
 from i2i.formats import detect, open_image
-from i2i.models import cache_dir, cached_path, fetch, offline
+from i2i.models import cache_dir, cached_path, fetch, offline, open_model
 from i2i.options import INPUT
 from i2i.planner import total_memory
 from i2i.registry import Registry
@@ -67,23 +67,43 @@ def _models_list(registry: Registry, values: Mapping[str, Any]) -> None:
 
 
 def _models_info(registry: Registry, values: Mapping[str, Any]) -> None:
-    card = _card(registry, values["name"])
+    path = _as_file(registry, values["name"])
+    if path:
+        found = _settings(path)
+    else:
+        card = _card(registry, values["name"])
+        found = asdict(card) | {"where": _place(card)}
     if values["json_"]:
-        console.put_json(asdict(card) | {"where": _place(card)})
-        return
-    console.put("\n".join(_described(asdict(card) | {"where": _place(card)})))
+        console.put_json(found)
+    else:
+        console.put("\n".join(_described(found | ({"size": console.size_text(found["size"])} if path else {}))))
 
 
-def _described(card: Mapping[str, Any]) -> list[str]:
-    """A line for each field that says something."""
+def _as_file(registry: Registry, name: str) -> Path | None:
+    """The path that ``name`` is, if it is none of a model: as for ``--model``, a card's name comes before a file's."""
+    path = Path(name)
+    known = any(card.name == name for card in _cards(registry))
+    return path if not known and (path.suffix == ".safetensors" or path.exists()) else None
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """What a model file says of itself; ``size`` in bytes. Raises ``ModelError`` for a file that is no model."""
+    model = open_model(path)
+    return {"file": str(path), "size": path.stat().st_size, "sha256": model.sha256, **model.config}
+
+
+def _described(card: Mapping[str, Any], inner: bool = False) -> list[str]:
+    """A line for each field that says something; those of a mapping are set in, and say no as well."""
     lines = []
     for name, value in card.items():
         if isinstance(value, Mapping) and value:
-            lines += [f"{name}:", *(f"  {key}: {figure}" for key, figure in value.items())]
-        elif value is True:
-            lines.append(f"{name}: yes")
-        elif value:
-            lines.append(f"{name}: {', '.join(value) if isinstance(value, tuple) else value}")
+            lines += [f"{name}:", *(f"  {line}" for line in _described(value, inner=True))]
+        elif isinstance(value, bool):
+            lines += [f"{name}: {'yes' if value else 'no'}"] if value or inner else []
+        elif isinstance(value, list | tuple):
+            lines += [f"{name}: {', '.join(map(str, value))}"] if value else []
+        elif value is not None and value != "":
+            lines.append(f"{name}: {value}")
     return lines
 
 
@@ -231,12 +251,13 @@ def _demo(registry: Registry, values: Mapping[str, Any]) -> None:
 
 
 _NAME = positional("name", str, "the model's name, from i2i models list", "NAME")
+_NAME_OR_FILE = positional("name", str, "the model's name, from i2i models list, or a file", "NAME_OR_PATH")
 _FILE = positional("file", str, "an image", "FILE")
 _FOLDER = positional("folder", str, "the folder for the results (default: i2i-demo)", "FOLDER", default="")
 
 _COMMANDS: dict[str, tuple[str, list[Any], Body]] = {
     "models list": ("The models by task", [], _models_list),
-    "models info": ("The card of a model", [_NAME], _models_info),
+    "models info": ("The card of a model, or what a model file says of itself", [_NAME_OR_FILE], _models_info),
     "models get": ("Fetch a model into the cache, for use offline", [_NAME], _models_get),
     "plugins list": ("The plugins and what each gives", [], _plugins_list),
     "plugins check": ("Load every plugin; name those that are broken", [], _plugins_check),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from i2i.contracts.images import Array, Footprint, ImageSpec, Meaning, Output, Source
 from i2i.contracts.plugins import (
+    Compared,
     Demo,
     Evaluation,
     Exported,
@@ -42,6 +43,7 @@ __all__ = [
     "I2I_API",
     "Array",
     "Checkpoint",
+    "Compared",
     "Demo",
     "DensePredictor",
     "Evaluation",

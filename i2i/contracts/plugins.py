@@ -82,7 +82,9 @@ class TrainingRun:
     """What a training function is given: where the model goes, and how to go on.
 
     ``output``: the model file to write. ``work``: the folder for checkpoints. ``report``: called with (step, steps,
-    values) as it goes. ``messages``: lines for the user.
+    values) as it goes. ``message``: lines for the user. ``find_model``: the model of this task by name or path, or of a
+    checkpoint, to start from. ``part``: the number of this process among those that train together, and how many they are; the
+    first alone writes the model.
     """
 
     output: Path
@@ -93,6 +95,9 @@ class TrainingRun:
     resume: bool
     report: Callable[[int, int, Mapping[str, float]], None]
     message: Callable[[str], None]
+    find_model: Callable[[str], Model]
+    tensorboard: bool = False
+    part: tuple[int, int] = (0, 1)
 
 
 @dataclass(frozen=True)
@@ -104,13 +109,25 @@ class Training:
 
 
 @dataclass(frozen=True)
+class Compared:
+    """An image's prediction beside its truth: arrays (H, W, C), each as its file holds it. ``inside``: (H, W) bool, the pixels
+    that count; None: all do. The heights and widths are equal."""
+
+    prediction: Array
+    truth: Array
+    inside: Array | None = None
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """``measure(prediction, truth, options)`` takes arrays (H, W, C) and gives figures of one image by name;
-    ``pool`` turns those of all images into the figures of the set."""
+    """``measure(case, options)`` gives figures of one image by name; ``pool`` turns those of all images into the figures of
+    the set, the means over the images named ``mean_...``. ``headline``: patterns, as of file names, of the figures that are
+    shown without ``-v``; empty: all."""
 
     options: type
-    measure: Callable[[Array, Array, Any], Mapping[str, float]]
+    measure: Callable[[Compared, Any], Mapping[str, float]]
     pool: Callable[[Sequence[Mapping[str, float]]], Mapping[str, float]]
+    headline: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -128,6 +145,9 @@ class Task:
 
     ``load(options, model, runtime)`` gives the predictor; ``model`` is None for a task with ``needs_model=False``. ``lossy``:
     whether a lossy format such as JPEG may hold the result (a picture), or must not (labels, measurements).
+
+    ``join(predictors)`` makes one of those of several models (``--model A --model B``), in the order given, not yet prepared;
+    it raises ``ModelError`` that says which two do not go together, and why. A task without it takes one model.
     """
 
     name: str
@@ -139,6 +159,7 @@ class Task:
     needs_model: bool = True
     lossy: bool = False
     demos: tuple[Demo, ...] = ()
+    join: Callable[[Sequence[Predictor]], Predictor] | None = None
 
 
 @dataclass(frozen=True)
@@ -180,11 +201,13 @@ class Format:
 
 @dataclass(frozen=True)
 class Exported:
-    """What an exporter is given: the input, the result on the input's grid, and what its pixels mean."""
+    """What an exporter is given: the input, the result on the input's grid, and what its pixels mean. ``scale``: height and width
+    of a pixel of the result in pixels of the input's full resolution, which is not 1 where another level was run."""
 
     source: Source
     result: Source
     meaning: Meaning
+    scale: tuple[float, float] = (1.0, 1.0)
 
 
 @dataclass(frozen=True)

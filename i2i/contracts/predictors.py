@@ -73,13 +73,15 @@ class Instances:
 class Predictor:
     """What every predictor has. A subclass sets ``footprint`` and ``outputs``, of which the first is the default.
 
-    ``window_bytes``: memory that the network takes for each pixel of a window, in bytes, for the planner.
+    ``window_bytes``: memory that the network takes for each pixel of a window, in bytes, for the planner. ``gray_as_rgb``: a
+    network of three channels that was trained on gray images too, as three equal channels, and is given them so.
     """
 
     kind: ClassVar[Literal["dense", "instances", "image"]]
     footprint: Footprint
     outputs: tuple[Output, ...]
     window_bytes: int = 1024
+    gray_as_rgb: bool = False
 
     def fitted(self, spec: ImageSpec) -> Self:
         """The predictor for images of this kind, before a pixel is read: a method that takes any channels or dtypes sets its
@@ -119,7 +121,7 @@ class DensePredictor(Predictor):
     kind = "dense"
     label_rule: LabelRule | None = None
     """How an output that means labels is made from the output ``classes``; without one, labels are not offered."""
-    traceable: ClassVar[bool] = False
+    traceable: bool = False
     """Whether ``__call__`` is a pure function of the batch made of torch operations, the same ones whatever the pixels are, so
     that other backends than torch may run it."""
 

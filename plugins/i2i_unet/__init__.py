@@ -5,14 +5,14 @@ A plugin like anyone's: it is found by its entry point, and imports torch only w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import i2i
-from i2i.contracts import Array, Demo, Evaluation, Model, ModelCard, Runtime, Task, Training, TrainingRun
+from i2i.contracts import Compared, Demo, Evaluation, Model, ModelCard, Runtime, Task, Training, TrainingRun
 from i2i.errors import ModelError
-from i2i_unet.options import EvalOptions, SegmentOptions, TrainOptions
+from i2i_unet.options import HEADLINE, EvalOptions, SegmentOptions, TrainOptions
 
 if TYPE_CHECKING:
     from i2i_unet.predictor import UNetPredictor
@@ -26,7 +26,13 @@ def _load(options: SegmentOptions, model: Model | None, runtime: Runtime) -> UNe
 
     if model is None:
         raise ModelError("segment needs a model: give one with --model")
-    return predictor.load(model, runtime)
+    return predictor.load(model, runtime, options)
+
+
+def _join(predictors: Sequence[Any]) -> UNetPredictor:
+    from i2i_unet import predictor
+
+    return predictor.join(predictors)
 
 
 def _train(options: TrainOptions, run: TrainingRun) -> Mapping[str, Any]:
@@ -35,10 +41,10 @@ def _train(options: TrainOptions, run: TrainingRun) -> Mapping[str, Any]:
     return train(options, run)
 
 
-def _measure(prediction: Array, truth: Array, options: EvalOptions) -> Mapping[str, float]:
+def _measure(case: Compared, options: EvalOptions) -> Mapping[str, float]:
     from i2i_unet.evaluate import measure
 
-    return measure(prediction, truth, options)
+    return measure(case, options)
 
 
 def _pool(figures: Any) -> Mapping[str, float]:
@@ -55,8 +61,9 @@ def i2i_tasks() -> list[Task]:
             summary="Segment an image into classes, probabilities or labelled objects (U-Net)",
             options=SegmentOptions,
             load=_load,
+            join=_join,
             train=Training(TrainOptions, _train),
-            evaluate=Evaluation(EvalOptions, _measure, _pool),
+            evaluate=Evaluation(EvalOptions, _measure, _pool, HEADLINE),
             demos=(
                 Demo("A dense field of nuclei", _HERE / "samples/nuclei-dense.png"),
                 Demo("Nuclei in fluorescence", _HERE / "samples/nuclei.png"),

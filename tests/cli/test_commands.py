@@ -64,8 +64,8 @@ def test_the_help_of_an_image_command_names_every_option_of_the_contract(i2i, mo
     text = done(i2i("segment", "--help")).out
     options = (
         "--output -o --as --format --model --device --precision --backend --tile --memory --batch --jobs --level --plane "
-        "--channels --nan --strict --overlay --csv --verify --seed --overwrite --skip-existing --resume --dry-run --json "
-        "--quiet -q --verbose -v --config"
+        "--channels --nan --strict --overlay --geojson --csv --verify --seed --overwrite --skip-existing --resume --dry-run "
+        "--json --quiet -q --verbose -v --config"
     )
     assert [option for option in options.split() if not re.search(rf"{option}\b", text)] == []
 

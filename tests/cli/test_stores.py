@@ -47,7 +47,7 @@ def test_stores_in_a_folder_are_inputs(segment, folder):
 
 def test_a_changed_chunk_makes_another_input(store):
     def identity() -> str:
-        return fingerprint("t", toys.NoOptions(), RunOptions(), store, None, Output("classes", 1, "uint8", "classes"))
+        return fingerprint("t", toys.NoOptions(), RunOptions(), store, (), Output("classes", 1, "uint8", "classes"))
 
     before = identity()
     assert identity() == before
