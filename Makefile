@@ -37,7 +37,7 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/help_time.py
-	$(BIN)/python benchmarks/accuracy.py
+	$(BIN)/python benchmarks/segmentation_models.py
 	$(BIN)/python benchmarks/tiling_exact.py
 	$(BIN)/python benchmarks/tiling.py --quick
 	$(BIN)/python benchmarks/memory.py --quick
