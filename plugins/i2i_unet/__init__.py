@@ -67,6 +67,7 @@ def i2i_tasks() -> list[Task]:
             demos=(
                 Demo("A dense field of nuclei", _HERE / "samples/nuclei-dense.png"),
                 Demo("Nuclei in fluorescence", _HERE / "samples/nuclei.png"),
+                Demo("Nuclei in stained tissue", _HERE / "samples_brightfield/tissue.png"),
             ),
         )
     ]

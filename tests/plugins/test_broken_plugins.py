@@ -6,6 +6,7 @@ process of its own, which calls the command line several times.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -265,7 +266,8 @@ def test_the_names_that_no_task_and_no_option_can_have_are_those_of_the_program(
     tasks = {command.name for command in installed.commands()}
     assert set(build().list_commands(None)) - tasks == set(installed.RESERVED)
     task = registry.task("segment")
-    exporters = {f"export_{exporter.name}" for exporter in registry.exporters("segment")}
-    parts = [part for part in image_command(task, registry).params if part.name not in exporters]
+    given = {f"export_{exporter.name}" for exporter in registry.exporters("segment")}
+    given |= {item.name for item in dataclasses.fields(task.options)}
+    parts = [part for part in image_command(task, registry).params if part.name not in given]
     assert {part.name for part in parts} <= _OWN_NAMES
     assert {flag for part in parts for flag in part.opts if flag.startswith("--")} <= _OWN_FLAGS

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from torch import Tensor, nn
 
 from i2i.data import Example
@@ -92,8 +93,17 @@ def test_a_target_has_the_classes_of_its_masks() -> None:
 def test_classes_are_what_the_masks_say() -> None:
     truth = torch.tensor([[[0, 1, 2, IGNORED]]])
     assert FOUR.classes(truth).tolist() == [[[0, 1, 2, 0]]]
-    assert FOREGROUND.classes(truth).tolist() == [[[0, 1, 1, 0]]]
-    assert known_classes(FOREGROUND, Example(torch.zeros(1, 1, 4), truth[0])).tolist() == [[0, 1, 1, IGNORED]]
+    assert known_classes(FOUR, Example(torch.zeros(1, 1, 4), truth[0])).tolist() == [[0, 1, 2, IGNORED]]
+    assert FOREGROUND.classes(truth).tolist() == [[[0, 0, 1, 0]]], "a line between objects that touch"
+
+
+def test_objects_that_touch_are_parted_by_a_line_and_no_others() -> None:
+    truth = torch.tensor([[[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 0, 4]]])
+    assert FOREGROUND.classes(truth).tolist() == [[[1, 0, 1, 1], [0, 0, 1, 0], [1, 1, 0, 1]]]
+    found, count = ndimage.label(FOREGROUND.classes(ids(1)[:1])[0].numpy())
+    assert count >= len(np.unique(ids(1)[0])) - 1
+    for number in range(1, count + 1):
+        assert len(np.unique(ids(1)[0].numpy()[found == number])) == 1, "no part belongs to two objects"
 
 
 def test_pixels_of_each_class_are_counted_but_those_that_are_ignored() -> None:
@@ -152,7 +162,7 @@ def test_the_weight_of_a_pixel_is_that_of_its_class_and_of_its_border(target: Ta
     logits = random_logits(len(target.class_names))
     found = criterion(target, "weighted", class_weights=w_c)(Given(logits), (logits, truth, between))
     classes = target.classes(truth)
-    inside = {BORDER: classes == 1, FOREGROUND: truth > 0, FOUR: truth > 0}[target]
+    inside = {BORDER: classes == 1, FOREGROUND: classes == 1, FOUR: truth > 0}[target]
     weights = w_c[classes] + torch.where(inside, 0, 10 * between)
     expected = nn.functional.cross_entropy(logits, classes, reduction="none")
     assert list(found) == ["cross_entropy"]
