@@ -48,7 +48,7 @@ def evaluate(
         try:
             images[name] = known.evaluate.measure(case, values)
         except InputError as error:
-            raise InputError(f"{first}: {error}") from error
+            raise InputError(f"{first} (truth: {second}): {error}") from error
     return EvalReport(known.evaluate.pool(list(images.values())), images)
 
 

@@ -155,13 +155,32 @@ def test_the_budget_is_words_of_the_command(experiment):
 
 
 def test_the_verdict_on_border_weights_follows_the_figures(module):
-    verdict = module("unet_border_weight").verdict
-    assert verdict({0: [0.5, 0.52], 10: [0.3, 0.31]}).startswith(
+    of_weights = module("unet_border_weight").of_weights
+    assert of_weights({0: [0.5, 0.52], 10: [0.3, 0.31]}).startswith(
         "With a border weight of 10 fewer touching nuclei are merged than with 0"
     )
-    assert "more touching nuclei" in verdict({0: [0.3, 0.31], 10: [0.5, 0.52]})
-    assert verdict({0: [0.3, 0.6], 10: [0.4, 0.5]}).startswith("Undecided")
-    assert verdict({0: [0.3], 10: [0.1]}).startswith("Undecided")
+    assert "more touching nuclei" in of_weights({0: [0.3, 0.31], 10: [0.5, 0.52]})
+    assert of_weights({0: [0.3, 0.6], 10: [0.4, 0.5]}).startswith("Undecided")
+    assert of_weights({0: [0.3], 10: [0.1]}).startswith("Undecided")
+    assert "nothing to compare" in of_weights({10: [0.3, 0.4]})
+
+
+def test_three_classes_are_compared_with_two_of_the_same_weight(module):
+    border = module("unet_border_weight")
+    kinds = border.kinds_of((0, 10))
+    assert [(kind.target, kind.weight) for kind in kinds] == [("foreground", 0), ("foreground", 10), ("border", 10)]
+    ap50 = ([0.1, 0.1], [0.7, 0.72], [0.8, 0.82])
+    found = {
+        kind: [{"merged": 0.2, "ap50": value, "seconds": 90, "pairs": 7} for value in values]
+        for kind, values in zip(kinds, ap50, strict=True)
+    }
+    assert border.conclusion(found).endswith(
+        "With the third class AP at IoU 0.5 is higher by 0.100; the spread over the seeds is 0.020."
+    )
+    assert border.of_classes([0.7], [0.8]).startswith("Undecided whether a third class helps: it changes AP at IoU 0.5 by -0.100")
+    shown = border.row(kinds[2], found[kinds[2]])
+    assert shown == ["border: 3 classes", "10", "0.200 (0.200 to 0.200)", "0.810 (0.800 to 0.820)", "1.5 (1.5 to 1.5)"]
+    assert len(shown) == len(border.HEAD)
 
 
 def test_rows_of_augmentation_switch_their_parts_alone(module):
@@ -207,8 +226,9 @@ def test_the_conclusion_on_patches_is_that_of_the_figures(module):
     found = {0: runs(0.5, 0.08, 0.081), 17: runs(10, 0.2, 0.21), 65: runs(100, 0.1, 0.101)}
     text = patches.conclusion(found)
     assert "patches of 17, 65 pixels a section takes 20, 200 times" in text
-    assert "0.1005 with 65 pixels and 0.2050 with 17" in text and "0.0805, less than" in text
-    assert "not distinguishable" in patches.conclusion({size: some[:1] for size, some in found.items()})
+    assert "their pixel error depends on the size: 0.1005 with 65 pixels, 0.2050 with 17" in text and "0.0805, less than" in text
+    single = patches.conclusion({size: some[:1] for size, some in found.items()})
+    assert "not distinguishable" in single and "cannot be said, with these seeds, to depend on the size" in single
     assert patches.row(17, found[17], found[0])[3:5] == ["10.00", "20"]
 
 

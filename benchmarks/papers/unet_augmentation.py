@@ -40,7 +40,7 @@ from experiment import (
 from machine import machine
 
 SET = "isbi2012-em"
-DEFAULT = Budget(steps=900, batch=2, crop=256, depth=4, filters=16)
+DEFAULT = Budget(steps=600, batch=2, crop=256, depth=4, filters=16)
 PARTS = {
     "rotation": (["--shift", "--flip", "--rotate", "180"], ["--no-shift", "--no-flip", "--rotate", "0"]),
     "gray": (["--gray", "0.15"], ["--gray", "0"]),

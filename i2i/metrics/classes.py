@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from i2i.contracts import Array
 from i2i.errors import InputError
-from i2i.metrics.sets import Figures, add_figures, check_integers, check_shapes, mean_figures, share, shares
+from i2i.metrics.sets import Figures, add_figures, check_integers, check_shapes, mean_figures, shares
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class ClassScores:
     @property
     def pixel_error(self) -> float:
         """Share of the pixels whose class is wrong, 0 .. 1; 0 without pixels."""
-        return 1 - share(int(self.shared.sum()), int(self.true.sum()))
+        return int(self.true.sum() - self.shared.sum()) / max(1, int(self.true.sum()))
 
 
 def as_classes(pixels: Array) -> Array:

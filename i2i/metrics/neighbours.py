@@ -11,7 +11,7 @@ import numpy.typing as npt
 from i2i.contracts import Array
 from i2i.errors import UsageError
 from i2i.metrics.objects import distinct, match_labels, number_objects
-from i2i.metrics.sets import Figures, add_figures, mean_figures, share
+from i2i.metrics.sets import Figures, add_figures, mean_figures
 
 _Numbers = npt.NDArray[np.int64]
 
@@ -29,7 +29,7 @@ class PairCounts:
     @property
     def share(self) -> float:
         """``merged / pairs``, 0 .. 1; 0 without pairs."""
-        return 1 - share(self.pairs - self.merged, self.pairs)
+        return self.merged / max(1, self.pairs)
 
 
 def close_pairs(truth: Array, gap: int = GAP) -> _Numbers:

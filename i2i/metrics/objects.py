@@ -63,7 +63,8 @@ class Overlaps:
 
 @dataclass(frozen=True)
 class Counts:
-    """Objects found (``tp``), invented (``fp``) and missed (``fn``). Without any object every score is 1."""
+    """Objects found (``tp``), invented (``fp``) and missed (``fn``). Without any object every score is 1; where there are
+    some, but none is found, every score is 0."""
 
     tp: int = 0
     fp: int = 0
@@ -84,13 +85,13 @@ class Counts:
 
     @property
     def precision(self) -> float:
-        """TP / (TP + FP)."""
-        return share(self.tp, self.tp + self.fp)
+        """TP / (TP + FP); 0 where nothing is predicted, but something is true."""
+        return share(self.tp, self.tp + self.fp if self.tp else self.fp + self.fn)
 
     @property
     def recall(self) -> float:
-        """TP / (TP + FN)."""
-        return share(self.tp, self.tp + self.fn)
+        """TP / (TP + FN); 0 where nothing is true, but something is predicted."""
+        return share(self.tp, self.tp + self.fn if self.tp else self.fp + self.fn)
 
 
 def match_labels(prediction: Array, truth: Array) -> Overlaps:

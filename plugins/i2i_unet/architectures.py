@@ -49,7 +49,7 @@ def forward_window(network: Network, window: Tensor) -> Tensor:
 
 def folded(network: Network) -> Network:
     """The network, in evaluation mode, with each batch norm folded into the convolution before it. Changes ``network`` itself."""
-    return patch.folded(network) if isinstance(network, PatchNet) else unet.folded(network)
+    return network if isinstance(network, PatchNet) else unet.folded(network)
 
 
 def traceable(config: Config) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from i2i.contracts import Array, Compared
 from i2i.errors import InputError
@@ -23,6 +24,8 @@ from i2i.metrics import (
 )
 from i2i_unet.options import EvalOptions
 
+Mask = npt.NDArray[np.bool_]
+
 _MOST = 256
 """Classes that an image may hold."""
 _FEW = 16
@@ -33,11 +36,20 @@ def measure(case: Compared, options: EvalOptions) -> Mapping[str, float]:
     """Figures of one image: of objects (labels), of classes, or of regions between membranes.
 
     The truth has one channel of integers, and so has the prediction; for regions it may also be the probability of each class or
-    of the foreground (uint8 or uint16 over their range, floats 0 .. 1). Raises ``InputError`` for anything else.
+    of the foreground (uint8 or uint16 over their range, floats 0 .. 1). Pixels outside ``case.inside``, and those whose truth is
+    ``options.ignore``, do not count. Raises ``InputError`` for anything else, and where no pixel counts.
     """
+    truth = _single(case.truth, "truth", "labels" if options.kind == "labels" else "classes")
+    counted = np.ones(truth.shape, bool) if case.inside is None else case.inside
+    if options.ignore is not None:
+        counted = counted & (truth != options.ignore)
+    if not counted.any():
+        raise InputError("no pixel counts: all are outside or ignored; leave this image out")
     if options.kind == "labels":
-        return _of_labels(case)
-    return _of_classes(case, options) if options.kind == "classes" else _of_regions(case, options)
+        return _of_labels(case.prediction, truth, counted)
+    if options.kind == "classes":
+        return _of_classes(case.prediction, truth, counted)
+    return _of_regions(case.prediction, truth, counted, options.foreground)
 
 
 def pool(figures: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
@@ -48,39 +60,30 @@ def pool(figures: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
     return pool_regions(figures) if "foreground" in first else pool_classes(figures)
 
 
-def _of_labels(case: Compared) -> Mapping[str, float]:
+def _of_labels(prediction: Array, truth: Array, counted: Mask) -> Mapping[str, float]:
     """Objects are restricted to the pixels that count."""
-    found, true = _single(case.prediction, "prediction", "labels"), _single(case.truth, "truth", "labels")
-    if case.inside is not None:
-        found, true = np.where(case.inside, found, 0), np.where(case.inside, true, 0)
+    found, true = np.where(counted, _single(prediction, "prediction", "labels"), 0), np.where(counted, truth, 0)
+    if true.dtype == np.uint8 and np.isin(true, (0, 255)).all() and true.any():
+        raise InputError("the truth holds 0 and 255 alone, no object ids: number its objects, or give --kind classes or regions")
     return object_figures(found, true) | pair_figures(found, true)
 
 
-def _of_classes(case: Compared, options: EvalOptions) -> Mapping[str, float]:
-    found, true = _single(case.prediction, "prediction", "classes"), _single(case.truth, "truth", "classes")
-    counted = np.ones(true.shape, bool) if case.inside is None else case.inside
-    if options.ignore is not None:
-        counted = counted & (true != options.ignore)
-    if not counted.any():
-        raise InputError("no pixel counts: all are outside or ignored; leave this image out")
-    found, true = as_classes(found[counted]), as_classes(true[counted])
+def _of_classes(prediction: Array, truth: Array, counted: Mask) -> Mapping[str, float]:
+    found, true = as_classes(_single(prediction, "prediction", "classes")[counted]), as_classes(truth[counted])
     classes = min(_MOST, 1 + max(int(found.max()), int(true.max())))
     return class_figures(class_scores(found, true, classes))
 
 
-def _of_regions(case: Compared, options: EvalOptions) -> Mapping[str, float]:
-    classes = as_classes(_single(case.truth, "truth", "classes"))
-    truth = classes == options.foreground
-    if (classes >= _FEW).any() or not truth.any():
-        raise InputError(
-            f"the truth is no image of classes, or none of its pixels is of class {options.foreground} (--foreground)"
-        )
-    prediction = case.prediction
+def _of_regions(prediction: Array, truth: Array, counted: Mask, foreground: int) -> Mapping[str, float]:
+    classes = as_classes(np.where(counted, truth, 0))
+    cells = counted & (classes == foreground)
+    if (classes >= _FEW).any() or not cells.any():
+        raise InputError(f"the truth is no image of classes, or none of its pixels is of class {foreground} (--foreground)")
     if prediction.shape[2] == 1:
         single = as_classes(prediction[..., 0])
         if single.dtype.kind in "iub" and not (single >= _FEW).any():
-            return region_figures(single == options.foreground, truth, case.inside, (0.5,))
-    return region_figures(_probability(prediction, options.foreground), truth, case.inside, REGION_THRESHOLDS)
+            return region_figures(single == foreground, cells, counted, (0.5,))
+    return region_figures(_probability(prediction, foreground), cells, counted, REGION_THRESHOLDS)
 
 
 def _probability(prediction: Array, foreground: int) -> Array:
@@ -92,7 +95,8 @@ def _probability(prediction: Array, foreground: int) -> Array:
     if channel.dtype.kind == "u":
         return channel.astype(np.float32) / np.iinfo(channel.dtype).max
     if channel.dtype.kind != "f" or not (channel.min() >= 0 and channel.max() <= 1):
-        raise InputError(f"the prediction is of type {channel.dtype}: probabilities are uint8, uint16, or floats from 0 to 1")
+        held = f"{channel.dtype} from {channel.min()} to {channel.max()}"
+        raise InputError(f"the prediction holds {held}: probabilities are uint8, uint16, or floats from 0 to 1")
     return channel.astype(np.float32)
 
 

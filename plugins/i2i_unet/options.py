@@ -132,5 +132,5 @@ class EvalOptions:
         "predicted as classes or as probabilities",
         choices=("labels", "classes", "regions"),
     )
-    ignore: int | None = option(None, help="classes: do not count pixels whose truth is N", metavar="N", minimum=0)
+    ignore: int | None = option(None, help="do not count pixels whose truth is N", metavar="N", minimum=0)
     foreground: int = option(1, help="regions: the class of the cells", minimum=0)

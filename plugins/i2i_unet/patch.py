@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from i2i.contracts import Footprint
 from i2i.errors import ModelError, TrainingError
@@ -25,15 +24,12 @@ _CANDIDATES, _CANDIDATES_EACH = 4096, 64
 @dataclass(frozen=True)
 class PatchConfig:
     """An architecture. ``patch_size``: the side of the square that a pixel's class is read from, in pixels, odd: 65 and 95 in the
-    paper. ``filters``: maps of every convolution, 48 in the paper. ``norm``: batch or none (the paper's), after each convolution.
-    ``dropout``: before the last layer (0 in the paper)."""
+    paper. ``filters``: maps of every convolution, 48 in the paper."""
 
     channels: int = 1
     classes: int = 2
     patch_size: int = 65
     filters: int = 48
-    norm: str = "none"
-    dropout: float = 0.0
 
     @staticmethod
     def from_mapping(values: Mapping[str, Any]) -> PatchConfig:
@@ -52,10 +48,6 @@ class PatchConfig:
                 raise ValueError(f"{name} {value!r}: a whole number from {least} to {most}")
         if self.patch_size % 2 == 0:
             raise ValueError(f"patch_size {self.patch_size}: an odd number, for the pixel to be its centre")
-        if self.norm not in ("batch", "none"):
-            raise ValueError(f"norm {self.norm!r}: a patch classifier has batch or none")
-        if not 0 <= self.dropout <= 1:
-            raise ValueError(f"dropout {self.dropout}: 0 to 1")
         return self
 
     @property
@@ -92,33 +84,15 @@ class PatchNet(nn.Module):
         layers: list[nn.Module] = []
         side, channels = config.patch_size, config.channels
         for kernel in kernels(config.patch_size):
-            layers += _stage(config, channels, kernel)
+            layers += [nn.Conv2d(channels, config.filters, kernel), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
             side, channels = (side - kernel + 1) // 2, config.filters
         self.features = nn.Sequential(*layers)
         self.hidden = nn.Linear(channels * side**2, _HIDDEN)
-        self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(_HIDDEN, config.classes)
         self.apply(initialise)
 
     def forward(self, patches: Tensor) -> Tensor:
-        hidden = torch.relu(self.hidden(self.features(patches).flatten(1)))
-        return self.head(self.dropout(hidden))
-
-
-def _stage(config: PatchConfig, channels: int, kernel: int) -> list[nn.Module]:
-    norm = nn.BatchNorm2d(config.filters) if config.norm == "batch" else nn.Identity()
-    convolution = nn.Conv2d(channels, config.filters, kernel, bias=config.norm == "none")
-    return [convolution, norm, nn.ReLU(inplace=True), nn.MaxPool2d(2)]
-
-
-def folded(network: PatchNet) -> PatchNet:
-    """The network, in evaluation mode, with each batch norm folded into the convolution before it. Changes ``network`` itself."""
-    layers = network.features
-    for place in range(0, len(layers), 4):
-        convolution, norm = layers[place], layers[place + 1]
-        if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-            layers[place], layers[place + 1] = fuse_conv_bn_eval(convolution, norm), nn.Identity()
-    return network
+        return self.head(torch.relu(self.hidden(self.features(patches).flatten(1))))
 
 
 # ---------------------------------------------------------------------------------------------------------- whole images

@@ -93,8 +93,9 @@ def _batches(options: TrainOptions, run: TrainingRun, config: Config, target: Ta
     if isinstance(config, PatchConfig):
         images = [example.image for example in data.learn]
         classes = [known_classes(target, example) for example in data.learn]
-        share, size, turned = len(range(run.part[0], count, run.part[1])), config.patch_size, options.augment
-        return lambda step: patch_batch(images, classes, size, share, generator(run.seed, step, run.part[0]), turned)
+        share, size = len(range(run.part[0], count, run.part[1])), config.patch_size
+        vary, even = options.augment, options.class_balance
+        return lambda step: patch_batch(images, classes, size, share, generator(run.seed, step, run.part[0]), vary, even)
     side = options.crop if config.padding == "same" else valid_size(config, options.crop)
     learn = _with_borders(options, target, run, data.learn)
     return lambda step: batch(learn, side, count, varied, (run.seed, step), run.part)

@@ -76,7 +76,7 @@ def _class_figures(predicted: Array, truth: Array, target: Target) -> dict[str, 
 
 def _validate_patches(target: Target, examples: Sequence[Example], device: str, network: PatchNet) -> dict[str, float]:
     images, classes = [example.image for example in examples], [known_classes(target, example) for example in examples]
-    patches, truth = patch_batch(images, classes, network.config.patch_size, _PATCHES, generator(0), False)
+    patches, truth = patch_batch(images, classes, network.config.patch_size, _PATCHES, generator(0), False, False)
     parts = [network(part.to(device)).argmax(1).cpu() for part in torch.split(patches, 1024)]
     return {"accuracy": float((torch.cat(parts) == truth).float().mean())}
 

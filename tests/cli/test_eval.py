@@ -164,6 +164,25 @@ def test_pixels_to_ignore_are_not_counted(i2i, folder):
     refused(i2i(*words, "--ignore", "255"), 1, "found.png", "no pixel counts")
 
 
+@pytest.mark.parametrize("kind", ["labels", "regions"])
+def test_pixels_to_ignore_are_not_counted_whatever_the_files_hold(i2i, folder, kind):
+    truth = np.array([[0, 1, 1, 0, 255, 255, 255, 0, 1, 1]], np.uint8)
+    save("truth.png", truth), save("found.png", np.array([[0, 1, 1, 0, 0, 1, 1, 0, 1, 1]], np.uint8))
+    words = ["eval", "segment", "found.png", "truth.png", "--kind", kind, "--json", "--ignore", "255"]
+    figures = done(i2i(*words)).json["pooled"]
+    assert figures["ap" if kind == "labels" else "v_rand"] == 1 and figures.get("pixel_error", 0) == 0
+    save("truth.png", truth * 0 + 255)
+    refused(i2i(*words), 1, "found.png", "no pixel counts")
+
+
+def test_a_mask_taken_for_object_ids_is_refused(i2i, judged):
+    """It would be one object, and a right one as soon as half of its pixels are."""
+    mask = np.where(load("truth/a.tif") > 0, 255, 0).astype(np.uint8)
+    save("mask.png", mask), save("nothing.png", mask * 0)
+    refused(i2i("eval", "segment", "found/a.png", "mask.png"), 1, "found/a.png", "no object ids", "--kind classes")
+    done(i2i("eval", "segment", "nothing.png", "nothing.png"))
+
+
 def test_ids_taken_for_classes_are_refused(i2i, folder):
     save("ids.tif", np.array([[0, 70000]], np.uint32))
     refused(i2i("eval", "segment", "ids.tif", "ids.tif", "--kind", "classes"), 1, "ids.tif", "70000", "0 .. 255")
@@ -230,7 +249,10 @@ def test_what_are_no_probabilities_is_refused(i2i, membranes):
     save("high.tif", np.full((32, 40), 3.5, np.float32)), save("ids.tif", np.full((32, 40), 70000, np.int32))
     for name in ("high.tif", "ids.tif"):
         refused(i2i("eval", "segment", name, "truth/a.png", "--kind", "regions"), 1, name, "probabilities are")
-    refused(i2i("eval", "segment", "truth/a.png", "grey/a.png", "--kind", "regions"), 1, "truth/a.png", "no image of classes")
+    refused(
+        i2i("eval", "segment", "truth/a.png", "grey/a.png", "--kind", "regions"), 1, "truth: grey/a.png", "no image of classes"
+    )
+    refused(i2i("eval", "segment", "high.tif", "truth/a.png", "--kind", "regions"), 1, "float32 from 3.5 to 3.5")
 
 
 def test_python_takes_the_same_options(membranes):

@@ -108,6 +108,8 @@ def test_one_empty_image_scores_zero() -> None:
     some, nothing = np.eye(3, dtype=np.uint8), np.zeros((3, 3), np.uint8)
     assert (counts(some, nothing, 0.5), counts(nothing, some, 0.5)) == (Counts(0, 1, 0), Counts(0, 0, 1))
     assert counts(some, nothing, 0.5).ap == counts(nothing, some, 0.5).f1 == 0.0
+    for found in (counts(some, nothing, 0.5), counts(nothing, some, 0.5)):
+        assert found.precision == found.recall == 0.0, "or an image in which nothing is found would raise the mean precision"
 
 
 @given(small_labels, thresholds)
@@ -238,6 +240,12 @@ def test_pairs_that_nearly_touch_and_are_merged() -> None:
     assert PairCounts(0, 0).share == 0.0
     with pytest.raises(UsageError, match="0 or more"):
         close_pairs(truth, -1)
+
+
+def test_shares_are_not_off_by_a_rounding() -> None:
+    """As 1 - 4/5 they would be."""
+    assert PairCounts(5, 1).share == 0.2
+    assert class_scores(np.array([[0, 1, 1, 1, 1]]), np.ones((1, 5), int), 2).pixel_error == 0.2
 
 
 def test_merged_pairs_of_a_set_are_added() -> None:
