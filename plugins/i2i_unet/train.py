@@ -186,7 +186,7 @@ def train(options: TrainOptions, run: TrainingRun) -> Mapping[str, Any]:
     if state.step < options.steps:
         run.message(f"stopped after {state.step} steps: {options.patience} validations in a row were no better")
     network.load_state_dict(state.best_weights)
-    rule = best_rule(target, data.held, network.eval(), run.device)
+    rule = best_rule(target, data, network.eval(), run.device)
     sha256 = save_model(run.output, state.best_weights, {**loop.header, "label_rule": asdict(rule) if rule else None})
     figures = {"model": str(run.output), "sha256": sha256, loop.best: state.best, "steps": state.step, "seconds": state.seconds}
     return figures | ({"dilate": rule.dilate, "min_area": rule.min_area} if rule else {})
