@@ -1,6 +1,6 @@
 """Ronneberger et al. 2015, section 3: do border weights keep touching cells apart? And does a third class, border?
 
-    python benchmarks/papers/unet_border_weight.py --data DIR --out FOLDER [--weights 0,10] [--seeds 0,1,2] [--steps N ...]
+    python benchmarks/papers/unet_border_weight.py --data DIR --out FOLDER [--weights 0,10] [--seeds 0,1,2] [--no-third] [--steps N ...]
 
 The same small U-Net learns the nuclei in dsb2018-fluo by the paper's weighted cross entropy (with the class weights w_c), once
 for each seed: as foreground and background, with and without the weight w0 of the background between two cells; and, with the
@@ -54,9 +54,9 @@ class Kind:
     weight: int
 
 
-def kinds_of(weights: Sequence[int]) -> list[Kind]:
+def kinds_of(weights: Sequence[int], third: bool = True) -> list[Kind]:
     """Two classes with each weight, then three with the largest."""
-    return [*(Kind("foreground", weight) for weight in weights), Kind("border", max(weights))]
+    return [*(Kind("foreground", weight) for weight in weights), *([Kind("border", max(weights))] if third else [])]
 
 
 def run(data: Path, out: Path, name: str, budget: Budget, kind: Kind, seed: int) -> Figures:
@@ -102,9 +102,11 @@ def row(kind: Kind, runs: Sequence[Figures]) -> list[str]:
 
 
 def conclusion(found: Mapping[Kind, Sequence[Figures]]) -> str:
-    """What the rows say, in two sentences."""
+    """What the rows say, in a sentence or two."""
     two = {kind.weight: runs for kind, runs in found.items() if kind.target == "foreground"}
     merged = {weight: [run["merged"] for run in runs] for weight, runs in two.items()}
+    if Kind("border", max(two)) not in found:
+        return of_weights(merged)
     three, beside = ([run["ap50"] for run in runs] for runs in (found[Kind("border", max(two))], two[max(two)]))
     return f"{of_weights(merged)} {of_classes(three, beside)}"
 
@@ -114,11 +116,12 @@ def main() -> None:
     add_folders(parser, SET)
     parser.add_argument("--weights", type=numbers, default=(0, 10), help="w0 of the runs with two classes (default: 0,10)")
     parser.add_argument("--seeds", type=numbers, default=(0, 1, 2), help="of the runs of each row (default: 0,1,2)")
+    parser.add_argument("--third", action=argparse.BooleanOptionalAction, default=True, help="the row with the third class")
     add_budget(parser, DEFAULT)
     asked = parser.parse_args()
     data, budget = asked.data / SET, budget_of(asked)
     files_of(data / "train/images")
-    found: dict[Kind, list[Figures]] = {kind: [] for kind in kinds_of(asked.weights)}
+    found: dict[Kind, list[Figures]] = {kind: [] for kind in kinds_of(asked.weights, asked.third)}
     for seed in asked.seeds:
         for kind, runs in found.items():
             name = f"{kind.target}-{kind.weight}-seed-{seed}"
