@@ -1,6 +1,6 @@
 """Ronneberger et al. 2015, section 3: do border weights keep touching cells apart? And does a third class, border?
 
-    python benchmarks/papers/unet_border_weight.py --data DIR --out FOLDER [--weights 0,10] [--seeds 0,1,2] [--no-third] [--steps N ...]
+    python benchmarks/papers/unet_border_weight.py --data DIR --out FOLDER [--weights 0,10] [--seeds 0,1,2] [--no-third] ...
 
 The same small U-Net learns the nuclei in dsb2018-fluo by the paper's weighted cross entropy (with the class weights w_c), once
 for each seed: as foreground and background, with and without the weight w0 of the background between two cells; and, with the
