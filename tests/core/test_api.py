@@ -88,7 +88,7 @@ def test_values_of_the_wrong_type_are_one_line():
 def test_run_reports_and_refuses_what_exists(tmp_path):
     output = tmp_path / "labels.tif"
     report = i2i.run("segment", SAMPLE, output, precision="fp32", tile=320, overlay=tmp_path / "look.png")
-    assert (report.status, report.model, report.objects) == ("done", "nuclei-fluo", 23)
+    assert (report.status, report.model, report.objects) == ("done", "nuclei-fluo", 24)
     assert (tmp_path / "look.png").exists()
     with pytest.raises(OutputError, match="exists"):
         i2i.run("segment", SAMPLE, output)
