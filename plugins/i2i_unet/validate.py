@@ -94,8 +94,10 @@ def best_rule(target: Target, data: Data, network: Network, device: str) -> Labe
     areas = [area for area in _AREAS if area <= _small(data.all)]
     rules = [replace(target.rule, dilate=dilate, min_area=area) for dilate in growths for area in areas]
 
+    pairs = list(zip(predicted, data.held, strict=True))
+
     def score(rule: LabelRule) -> float:
-        found = [object_figures(*_counted(label_array(one, rule), truth)) for one, truth in zip(predicted, data.held, strict=True)]
+        found = [object_figures(*_counted(label_array(one, rule), truth)) for one, truth in pairs]
         return float(np.mean([figures["ap50"] + figures["ap"] for figures in found]))
 
     return max(rules, key=score)
