@@ -84,7 +84,7 @@ class Loader:
         if spec.channels == wanted:
             return
         cards = self.registry.models(self.task.name)
-        fitting = [card.name for card in cards if card.channels == spec.channels]
+        fitting = [card.name for card in cards if card.takes(spec.channels)]
         choice = f"choose with --channels, such as --channels {_first(wanted)}"
         cure = f"--model {fitting[0]} fits, or {choice}" if fitting else choice
         what = "+".join(model.name for model in models) or self.task.name
@@ -97,7 +97,8 @@ class Loader:
         for output in predictor.outputs:
             if output.name == self.run.as_:
                 return output
-        raise UsageError(f"--as {self.run.as_}: this model gives {', '.join(output.name for output in predictor.outputs)}")
+        given = ", ".join(output.name for output in predictor.outputs)
+        raise UsageError(f"--as {self.run.as_}: with these options this model gives {given}")
 
 
 def as_trained(source: Source, predictor: Predictor) -> Source:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -19,6 +18,8 @@ _SAME = 0.05
 """Pixel sizes that differ by no more are one: networks are not so exact."""
 _TOLD = 0.01
 _MOST = 32.0
+_LARGEST = 1e6
+"""Of pixels, in micrometres: what the header of a model may say."""
 
 
 def with_pixel_size(source: Source, asked: float) -> tuple[Source, tuple[str, ...]]:
@@ -66,7 +67,7 @@ def _wanted(model: Model) -> float | None:
     size = model.card.pixel_size if model.card and model.card.pixel_size else model.config.get("pixel_size")
     if size is None:
         return None
-    if not isinstance(size, int | float) or isinstance(size, bool) or not (0 < size < math.inf):
+    if not isinstance(size, int | float) or isinstance(size, bool) or not (0 < size <= _LARGEST):
         raise ModelError(f"{model.path}: its pixel_size {size!r} is no size in micrometres; make the model again")
     return float(size)
 

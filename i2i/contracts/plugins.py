@@ -23,6 +23,7 @@ class ModelCard:
     ``file``: a path, for models that come with a plugin; else ``url``, downloaded into the cache. ``sha256``: of the file.
     ``precisions``: those that were measured to keep the task's accuracy. ``default``: the task's choice for its channels.
     ``pixel_size``: of the images that it was trained on, in micrometres; images of another are resampled to it.
+    ``gray_as_rgb``: of three channels, and takes a gray image as three equal ones: the file's header says so too.
     """
 
     name: str
@@ -40,6 +41,11 @@ class ModelCard:
     made_by: str = ""
     default: bool = False
     pixel_size: float | None = None
+    gray_as_rgb: bool = False
+
+    def takes(self, channels: int) -> bool:
+        """Whether images of so many channels are what it was trained on."""
+        return channels == self.channels or (self.gray_as_rgb and channels == 1)
 
     @staticmethod
     def from_toml(path: Path) -> ModelCard:

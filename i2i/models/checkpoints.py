@@ -47,13 +47,17 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 def model_of_checkpoint(path: Path) -> Model:
     """The best weights so far of a training, as a model. Raises ``ModelError``."""
+    from torch import Tensor
+
     if not path.is_file():
         raise ModelError(f"{path}: no such file")
     state = load_checkpoint(path)
     header, weights = state.get("header"), state.get("best_weights")
     if not (isinstance(header, Mapping) and header and isinstance(weights, Mapping) and weights):
         raise ModelError(f"{path}: does not say what network it holds; give the model file that its training wrote")
-    return Model(path.parent.name, path, hash_file(path), header, lambda: dict(weights))
+    if not all(isinstance(tensor, Tensor) for tensor in weights.values()):
+        raise ModelError(f"{path}: its weights are no tensors; give the model file that its training wrote")
+    return Model(path.absolute().parent.name, path, hash_file(path), header, lambda: dict(weights))
 
 
 def _check_archive(path: Path) -> None:

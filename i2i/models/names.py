@@ -33,9 +33,9 @@ def find_model(name_or_path: str | Path, task: str, cards: Sequence[ModelCard], 
 def default_model(task: str, channels: int, cards: Sequence[ModelCard]) -> ModelCard:
     """The card that ``task`` uses for images of ``channels`` channels. Raises ``ModelError`` that lists the cards."""
     models = [card for card in cards if card.task == task]
-    for card in models:
-        if card.default and card.channels == channels:
-            return card
+    fitting = [card for card in models if card.default and card.takes(channels)]
+    if fitting:
+        return min(fitting, key=lambda card: card.channels != channels)
     if not models:
         raise ModelError(f"there is no model for {task}: install one, or give a file with --model")
     listed = ", ".join(f"{card.name} ({card.channels})" for card in models)

@@ -29,6 +29,7 @@ from i2i.training.group import Group
 from i2i.training.record import Record
 from i2i.training.schedule import Schedule
 
+_SAMPLES = "samples"
 _LARGEST_GRADIENT = 10.0
 Batch = tuple[Tensor, ...]
 Losses = Mapping[str, Tensor]
@@ -172,7 +173,7 @@ def _validate(loop: Loop, state: State) -> dict[str, float]:
     with torch.inference_mode(), autocast(loop.device, loop.precision):
         figures = dict(loop.validate(network))
         if loop.sheet:
-            folder = loop.work / "samples"
+            folder = loop.work / _SAMPLES
             folder.mkdir(exist_ok=True)
             loop.sheet(network, folder / f"step-{state.step:06d}.png")
     score = figures[loop.best] if math.isfinite(figures[loop.best]) else -math.inf
@@ -245,6 +246,8 @@ def _begin(loop: Loop, resume: bool) -> State:
         state.restore(load_checkpoint(checkpoint), checkpoint)
     elif loop.group.first:
         checkpoint.unlink(missing_ok=True)  # killed before its first one, this run must not go on from another's
+        for sheet in (loop.work / _SAMPLES).glob("step-*.png"):
+            sheet.unlink()
     loop.group.wait()
     return state
 

@@ -19,7 +19,7 @@ class SegmentOptions:
     """``i2i segment``, beyond those of every image command."""
 
     tta: bool = option(False, help="the mean over 8 flips and rotations of each window: 8 times the time", panel=MODEL)
-    float_: bool = option(False, flag="--float", help="probabilities as float32, 0 to 1 (default: uint8, 0 to 255)", panel=INPUT)
+    float_: bool = option(False, flag="--float", help="probabilities, as float32, 0 to 1 (without: uint8, 0 to 255)", panel=INPUT)
 
 
 @dataclass(frozen=True)

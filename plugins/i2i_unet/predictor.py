@@ -43,8 +43,8 @@ _PLAIN = SegmentOptions()
 
 
 class UNetPredictor(DensePredictor):
-    """Results: ``classes`` (the likeliest), ``probabilities`` (softmax, 0 .. 255, as float 0 .. 1) and, with a label rule,
-    ``labels``.
+    """Results: ``classes`` (the likeliest), ``probabilities`` (softmax, 0 .. 255) and, with a label rule, ``labels``; with
+    ``options.float_`` only ``probabilities``, 0 .. 1.
 
     ``networks``: several, and with ``options.tta`` each seen from 8 sides, give the logarithm of the mean of their probabilities;
     one alone gives its logits. ``name``: how messages call the model. Only one network seen once is traceable: a graph of many
@@ -75,7 +75,8 @@ class UNetPredictor(DensePredictor):
         kind = "float32" if options.float_ else "uint8"
         probabilities = Output("probabilities", len(class_names), kind, "probabilities", class_names)
         labels = Output("labels", 1, "uint32", "labels")
-        self.outputs = (labels, classes, probabilities) if rule else (classes, probabilities)
+        whole = () if options.float_ else (labels, classes) if rule else (classes,)
+        self.outputs = (*whole, probabilities)
 
     @property
     def network(self) -> Network:

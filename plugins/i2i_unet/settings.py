@@ -81,7 +81,7 @@ def _dashed(name: str) -> str:
 def make_network(config: Config, base: Model | None, channels: int, target: Target, run: TrainingRun) -> Network:
     """With fresh weights, or those of ``base``. Raises ``TrainingError`` when that takes other images."""
     if base and config.channels != channels:
-        raise TrainingError(f"{base.path}: takes images of {config.channels} channels, these have {channels}")
+        raise TrainingError(f"--from {base.name}: takes images of {config.channels} channels, these have {channels}")
     try:
         network = build(replace(config, channels=channels, classes=len(target.class_names)))
     except ValueError as error:

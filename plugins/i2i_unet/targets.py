@@ -36,7 +36,7 @@ class Target:
                 raise TrainingError(f"--target classes: the masks hold ids up to {most}; object ids need --target border")
             return Target(tuple(f"class {i}" for i in range(1 + most)), False)
         if kind == "border" and not any(_several_ids(example.truth) for example in examples):
-            raise TrainingError("--target border: no mask holds two object ids; masks of one value need --target classes")
+            raise TrainingError("--target border: no mask holds two ids; masks of one value need --target foreground or classes")
         return Target(CLASS_NAMES if kind == "border" else CLASS_NAMES[:2], True)
 
     @property

@@ -104,6 +104,10 @@ def _batches(options: TrainOptions, run: TrainingRun, config: Config, target: Ta
 # ---------------------------------------------------------------------------------------------------------------- the run
 
 
+_LISTED = 16
+"""Classes whose names are told; more are mostly object ids."""
+_FADED = 3
+"""After so many times its reach, an average has all but forgotten where it began."""
 _PLACES = ("images", "masks", "val_images", "val_masks", "from_")
 _MAY_CHANGE = ("steps", "rate", "samples")
 
@@ -167,16 +171,28 @@ def _normalization(options: TrainOptions, base: Model | None) -> Normalization:
     return read_header(base).normalization if base else Normalization(method=options.normalize)
 
 
+def _tell(options: TrainOptions, data: Data, target: Target, run: TrainingRun) -> None:
+    """What is learnt from what, and what may not be meant."""
+    names, reach = target.class_names, 1 / (1 - options.average)
+    listed = ", ".join(names) if len(names) <= _LISTED else f"{len(names)}; object ids need --target border or foreground"
+    run.message(f"{len(data.learn)} images to train on, {len(data.held)} to validate; classes: {listed}")
+    if data.gray_as_rgb:
+        run.message("gray images are repeated to three channels")
+    if not options.from_ and options.average and options.steps < _FADED * reach:
+        run.message(
+            f"the weights kept are a mean over about {reach:.0f} steps (--average {options.average:g}), in which the first of "
+            f"{options.steps} still weigh: more --steps, or --average 0, will do better"
+        )
+
+
 def train(options: TrainOptions, run: TrainingRun) -> Mapping[str, Any]:
     """Train, and write the weights that validated best to ``run.output``. Returns the figures for the report."""
     base = base_model(options, run)
     config = network_config(options, base)
     check(options, config, run.part[1])  # before the data are read
-    data = load_data(options, _normalization(options, base))
+    data = load_data(options, _normalization(options, base), base is not None and read_header(base).gray_as_rgb)
     target = Target.of(options.target, data.all)
-    run.message(f"{len(data.learn)} images to train on, {len(data.held)} to validate; classes: {', '.join(target.class_names)}")
-    if data.gray_as_rgb:
-        run.message("gray images among those of three channels are repeated to three")
+    _tell(options, data, target, run)
     torch.manual_seed(run.seed)
     network = make_network(config, base, data.learn[0].image.shape[0], target, run)
     loop = _loop(options, run, network, target, data, base)

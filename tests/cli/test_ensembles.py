@@ -183,6 +183,14 @@ def test_float_goes_where_a_format_holds_it(segment, folder):
     assert done(segment("a.png", "--json", *words)).run["output"] == "a-segment.tif"
 
 
+def test_float_means_probabilities_and_nothing_else(segment, folder):
+    save("a.png")
+    done(segment("a.png", "-o", "x.tif", "--float"))
+    assert load("x.tif").dtype == np.float32
+    refused(segment("a.png", "--float", "--as", "labels"), 2, "--as labels: with these options", "gives probabilities")
+    assert files(folder) == ["a.png", "x.tif"]
+
+
 # ------------------------------------------------------------------------------------------------------------ channels
 
 

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from i2i.models import save_model
+from tests.cli.conftest import tiny_network
 from tests.cli.kit import done, files, picture, refused, save
 
 IN_FLIGHT = 3
@@ -182,4 +184,25 @@ def test_a_run_killed_in_every_stage_in_turn_goes_on_to_the_same_bytes(
     assert report["blocks_computed"] < undisturbed.windows
     assert (folder / "out.tif").read_bytes() == undisturbed.result
     assert (folder / "calls").stat().st_size <= undisturbed.windows + IN_FLIGHT
+    assert files(folder) == ["calls", "in.tif", "out.tif"]
+
+
+@pytest.mark.parametrize("kind", ["tta", "models"])
+def test_a_killed_mean_goes_on_to_the_same_bytes_and_only_as_that_mean(
+    folder: Path, i2i: Callable[..., Any], model: Path, tmp_path_factory: pytest.TempPathFactory, kind: str
+) -> None:
+    header, weights = tiny_network(depth=1)
+    save_model(other := tmp_path_factory.mktemp("other") / "other.safetensors", weights, header)
+    mean = ["--tta"] if kind == "tta" else ["--model", other]
+    plain = ["in.tif", "-o", "out.tif", "--precision", "fp32", "--backend", "torch", "--tile", "192", "--model", model]
+    prepare(folder)
+    out, err = start(folder, *plain, *mean).communicate(timeout=300)
+    whole = (folder / "out.tif").read_bytes()
+    (folder / "out.tif").unlink()
+
+    stop(start(folder, *plain, *mean), lambda: journal(folder).count("infer") >= 8)
+    assert len(journal(folder)) >= 8 and not (folder / "out.tif").exists(), (out, err)
+    refused(i2i("segment", *plain, "--resume"), 1, "out.tif.i2i-partial", "another input, model, option")
+    report = done(i2i("segment", *plain, *mean, "--resume", "--json")).run
+    assert report["blocks_reused"] >= 8 and (folder / "out.tif").read_bytes() == whole
     assert files(folder) == ["calls", "in.tif", "out.tif"]

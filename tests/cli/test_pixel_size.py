@@ -162,7 +162,7 @@ def test_what_is_no_pixel_size_is_a_usage_error(run, sized, size):
     refused(run(sized, "a.png", "--pixel-size", size), 2, "--pixel-size")
 
 
-@pytest.mark.parametrize("size", ["0.5", -1, 0, True, [1]])
+@pytest.mark.parametrize("size", ["0.5", -1, 0, True, [1], 10**400])
 def test_a_model_that_says_no_size_is_refused(run, folder, tmp_path_factory, size):
     header, weights = tiny_network(pixel_size=size)
     path = tmp_path_factory.mktemp("bad") / "bad.safetensors"

@@ -190,6 +190,24 @@ def _damaged(folder):
     (folder / "images/3.png").write_bytes((folder / "images/3.png").read_bytes()[:200])
 
 
+def _image_for_mask(folder):
+    save("masks/3.tif", picture(64, 80))
+
+
+def _stack_of_images(folder):
+    (folder / "images/3.png").unlink()
+    save("images/3.tif", np.stack([picture(64, 80)] * 2), metadata={"axes": "ZYX"}, ome=True)
+
+
+def _stack_of_masks(folder):
+    save("masks/3.tif", np.stack([ids(3).astype(np.uint16)] * 2), metadata={"axes": "ZYX"}, ome=True)
+
+
+def _one_value(folder):
+    for number in range(6):
+        save(f"masks/{number}.tif", np.where(ids(number), 255, 0).astype(np.uint8))
+
+
 def _two_of_a_name(folder):
     save("images/3.tif", picture(64, 80))
 
@@ -204,7 +222,11 @@ def _two_of_a_name(folder):
         (_mixed_channels, ["images", "1 (0.png) and 2 (3.tif) channels", "train on one kind"]),
         (_not_a_number, ["images/3.tif", "NaN or Inf"]),
         (_enormous_ids, ["masks/3.tif", "holds values from 0 to ", "below 16777216"]),
-        (_coloured_mask, ["masks/3.png", "one channel", "3"]),
+        (_coloured_mask, ["masks/3.png", "one channel, this has 3", "numbers, not colours"]),
+        (_image_for_mask, ["masks/3.tif", "looks like an image", "swapped"]),
+        (_stack_of_images, ["images/3.tif", "holds 2 planes", "one plane each"]),
+        (_stack_of_masks, ["masks/3.tif", "holds 2 planes", "one plane each"]),
+        (_one_value, ["--target border", "no mask holds two ids", "--target foreground or classes"]),
         (_damaged, ["images/3.png", "truncated"]),
         (_two_of_a_name, ["images/3", "same name"]),
     ],

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from i2i.models import open_model
+from i2i.models import open_model, save_model
 from i2i_unet.network import original
+from tests.cli.conftest import tiny_network
 from tests.cli.kit import blobs, done, load, picture, refused, save
 from tests.cli.lessons import BRIEF, DATA, TINY, ids, make_data
 
@@ -162,7 +164,7 @@ def test_foreground_is_learnt_from_masks_of_one_value_and_borders_are_not(train,
     all_masks(lambda labels: 255 * (labels > 0))
     done(train("-o", "m.safetensors", "--target", "foreground", "-q"))
     assert names(folder / "m.safetensors") == ["background", "interior"] and segments("m.safetensors") == "labels"
-    refused(train("-o", "n.safetensors"), 1, "--target border: no mask holds two object ids")
+    refused(train("-o", "n.safetensors"), 1, "--target border: no mask holds two ids")
 
 
 def test_a_class_that_only_validation_shows_is_a_class(train, folder):
@@ -174,11 +176,24 @@ def test_a_class_that_only_validation_shows_is_a_class(train, folder):
 
 def test_gray_images_among_those_of_three_channels_are_repeated(train, i2i, folder):
     save("images/3.png", np.stack([picture(64, 80)] * 3, 2))
-    assert "gray images among those of three channels are repeated to three" in done(train("-o", "m.safetensors")).err
+    assert "gray images are repeated to three channels" in done(train("-o", "m.safetensors")).err
     made = open_model(folder / "m.safetensors").config
     assert made["network"]["channels"] == 3 and made["gray_as_rgb"]
     for name in ("images/0.png", "images/3.png"):
         done(i2i("segment", name, "--model", "m.safetensors", "-o", "x.png", "--overwrite"))
+
+
+def test_many_classes_are_counted_and_object_ids_suspected(train):
+    all_masks(lambda labels: 5 * labels)
+    told = done(train("-o", "m.safetensors", "--target", "classes")).err
+    assert "; object ids need --target border or foreground" in told and "class 1" not in told
+
+
+def test_an_average_that_begins_with_untaught_weights_is_told(train):
+    assert "mean over about 200 steps (--average 0.995)" in done(train("-o", "a.safetensors")).err
+    for number, words in enumerate((["--average", "0"], ["--average", "0.3"], ["--from", "a.safetensors"])):
+        told = done(train("-o", f"{number}.safetensors", *words, steps=6, network=BRIEF if "--from" in words else TINY)).err
+        assert "mean over" not in told
 
 
 def test_folders_of_their_own_for_validation(train, folder):
@@ -221,6 +236,19 @@ def test_training_starts_from_a_bundled_model(train, segments):
     assert "goes on from nuclei-fluo" in told and segments("m.safetensors") == "labels"
 
 
+def test_a_model_that_knows_gray_images_as_rgb_learns_from_gray_images(train, i2i):
+    """One that does not know them refuses them."""
+    for name, known in (("knows", {"gray_as_rgb": True}), ("not", {})):
+        header, weights = tiny_network(channels=3, **known)
+        save_model(Path(f"{name}.safetensors"), weights, header)
+    told = done(train("-o", "m.safetensors", "--from", "knows.safetensors", network=BRIEF)).err
+    assert "gray images are repeated to three channels" in told
+    made = open_model(Path("m.safetensors")).config
+    assert made["network"]["channels"] == 3 and made["gray_as_rgb"]
+    done(i2i("segment", "images/0.png", "--model", "m.safetensors", "-o", "x.png"))
+    refused(train("-o", "n.safetensors", "--from", "not.safetensors", "-q", network=BRIEF), 1, "--from not", "3 channels")
+
+
 def test_another_number_of_classes_gets_a_new_head(train, taught, segments):
     result = done(
         train("-o", "m.safetensors", "--from", "base.safetensors", *STILL[:-1], "--target", "foreground", network=BRIEF)
@@ -241,7 +269,7 @@ def test_what_does_not_go_with_another_model_is_refused(train, taught):
     refused(train("-o", "m.safetensors", "--from", "none", network=BRIEF), 1, "none")
     for number in range(6):
         save(f"images/{number}.png", np.stack([picture(64, 80, seed=number)] * 3, 2))
-    refused(train(*begun, "-q", network=BRIEF), 1, "base.safetensors: takes images of 1 channels, these have 3")
+    refused(train(*begun, "-q", network=BRIEF), 1, "--from base: takes images of 1 channels, these have 3")
     assert not (taught / "m-training").exists()
 
 

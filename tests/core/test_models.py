@@ -30,6 +30,7 @@ from i2i.models import (
     find_model,
     hash_file,
     load_checkpoint,
+    model_of_checkpoint,
     offline,
     open_model,
     save_checkpoint,
@@ -133,6 +134,14 @@ def test_the_default_model_fits_the_channels() -> None:
         "grey (1), other (3), colour (3)",
     )
     fails(lambda: default_model("translate", 3, cards), "no model for translate")
+
+
+def test_a_model_that_takes_gray_images_too_is_their_default_where_no_other_is() -> None:
+    colour, grey = card("colour", channels=3, default=True, gray_as_rgb=True), card("grey", default=True)
+    assert default_model("segment", 1, [colour]).name == "colour"
+    assert default_model("segment", 1, [colour, grey]).name == "grey"
+    assert default_model("segment", 3, [colour, grey]).name == "colour"
+    fails(lambda: default_model("segment", 2, [colour]), "2 channels")
 
 
 # --------------------------------------------------------------------------------------------------------------- files
@@ -316,6 +325,25 @@ def test_checkpoints_that_cannot_be_used(tmp_path: Path) -> None:
         archive.writestr("archive/data.pkl", bytes(10**6))
     fails(lambda: load_checkpoint(path), "compressed archive")
     fails(lambda: save_checkpoint(tmp_path / "no" / "c.pt", {}), "cannot be written", error=OutputError)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"header": {}}, "does not say what network"),
+        ({"best_weights": []}, "does not say what network"),
+        ({"best_weights": {"head.weight": 1}}, "weights are no tensors"),
+    ],
+)
+def test_a_checkpoint_is_a_model_where_it_says_which(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine-training" / "checkpoint.pt"
+    path.parent.mkdir()
+    good = {"header": CONFIG, "best_weights": WEIGHTS}
+    save_checkpoint(path, good)
+    model = model_of_checkpoint(path)
+    assert (model.name, model.config, list(model.tensors())) == ("mine-training", CONFIG, list(WEIGHTS))
+    save_checkpoint(path, good | changes)
+    fails(lambda: model_of_checkpoint(path), words)
 
 
 def test_an_interrupted_checkpoint_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
