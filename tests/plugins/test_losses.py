@@ -85,7 +85,7 @@ def test_a_target_has_the_classes_of_its_masks() -> None:
     assert Target.of("border", [masked(0, 1, 2)]) == BORDER
     assert Target.of("foreground", [masked(0, 1)]) == FOREGROUND
     assert Target.of("classes", [masked(0, 1), masked(3)]) == FOUR
-    for kind, example, told in (("border", masked(0, 7), "two object ids"), ("classes", masked(0, 256), "ids up to 256")):
+    for kind, example, told in (("border", masked(0, 7), "two ids"), ("classes", masked(0, 256), "ids up to 256")):
         with pytest.raises(TrainingError, match=told):
             Target.of(kind, [example])
 
