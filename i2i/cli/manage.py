@@ -76,7 +76,8 @@ def _models_info(registry: Registry, values: Mapping[str, Any]) -> None:
     if values["json_"]:
         console.put_json(found)
     else:
-        console.put("\n".join(_described(found | ({"size": console.size_text(found["size"])} if path else {}))))
+        lines = _described(found | ({"size": console.size_text(found["size"])} if path else {}))
+        console.put("\n".join("".join(c if c.isprintable() else " " for c in line) for line in lines))
 
 
 def _as_file(registry: Registry, name: str) -> Path | None:

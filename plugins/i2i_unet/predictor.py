@@ -220,12 +220,17 @@ def read_header(model: Model) -> Header:
         network = config_from_mapping(config["network"])
         normalization = _normalization(config.get("normalization"))
         names, rule = config.get("class_names"), config.get("label_rule")
-        if not (isinstance(names, list) and all(isinstance(name, str) for name in names) and len(names) == network.classes):
-            raise ModelError(f"class_names must be {network.classes} names, one for each class")
+        if not (isinstance(names, list) and all(map(_is_name, names)) and len(names) == network.classes):
+            raise ModelError(f"class_names must be {network.classes} names, one for each class, in one line each")
         checked = None if rule is None else _rule(rule, network.classes)
         return Header(network, normalization, tuple(names), checked, _gray_as_rgb(config.get("gray_as_rgb", False), network))
     except ModelError as error:
         raise ModelError(f"{model.path}: a header that cannot be used: {error}; {_CURE}") from error
+
+
+def _is_name(value: Any) -> bool:
+    """Whether it can be a channel's name in the metadata of a file: no control characters, and not a book."""
+    return isinstance(value, str) and value.isprintable() and len(value) <= 200
 
 
 _CURE = "get the model again, or make it with i2i train segment"

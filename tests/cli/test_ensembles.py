@@ -271,6 +271,14 @@ def test_a_model_file_tells_what_its_header_says(i2i, colour):
     assert told["size"] == colour.stat().st_size and told["network"]["channels"] == 3
 
 
+def test_what_a_header_says_cannot_command_the_terminal(i2i, folder):
+    header, weights = tiny_network(class_names=["\x1b[31mred", "b\nc", "d"])
+    save_model(folder / "odd.safetensors", weights, header)
+    assert "class_names:  [31mred, b c, d" in done(i2i("models", "info", "odd.safetensors")).out.splitlines()
+    save("a.png")
+    refused(i2i("segment", "a.png", "--model", "odd.safetensors"), 1, "odd.safetensors", "3 names, one for each class")
+
+
 def test_a_file_that_is_no_model_is_refused_in_one_line(i2i, folder):
     save("a.png")
     refused(i2i("models", "info", "a.png"), 1, "a.png: not a safetensors file")

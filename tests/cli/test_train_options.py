@@ -196,6 +196,13 @@ def test_an_average_that_begins_with_untaught_weights_is_told(train):
         assert "mean over" not in told
 
 
+def test_sheets_of_a_training_that_is_overwritten_do_not_stay(train, folder):
+    done(train("-o", "m.safetensors", "-q", steps=6))
+    assert [path.name for path in sorted(folder.glob("m-training/samples/*"))] == ["step-000003.png", "step-000006.png"]
+    done(train("-o", "m.safetensors", "-q", "--overwrite", steps=4))
+    assert [path.name for path in sorted(folder.glob("m-training/samples/*"))] == ["step-000003.png", "step-000004.png"]
+
+
 def test_folders_of_their_own_for_validation(train, folder):
     for number in range(2):
         save(f"held/images/{number}.png", picture(40, 48, seed=number))

@@ -330,6 +330,8 @@ def test_a_loaded_network_is_the_files_in_full_precision(tmp_path, norm):
         ({"class_names": None}, "3 names"),
         ({"class_names": ["one", "two"]}, "3 names"),
         ({"class_names": [1, 2, 3]}, "3 names"),
+        ({"class_names": ["a", "b", "\x00"]}, "in one line each"),
+        ({"class_names": ["a", "b", "c" * 201]}, "in one line each"),
         ({"label_rule": []}, "label_rule must be an object"),
         ({"label_rule": {"colour": 1}}, "label_rule must be an object"),
         ({"label_rule": {"interior": 3}}, "interior 3 must be"),
