@@ -69,7 +69,7 @@ def _obstacle(predictor: Predictor, device: str, precision: str) -> str:
     if precision not in ("fp32", "bf16"):
         return f"has no {precision}; use --precision fp32 or --backend torch"
     if not (isinstance(predictor, DensePredictor) and predictor.traceable):
-        return "this task's network cannot be traced; use --backend torch"
+        return "this network cannot be traced, nor can several models or --tta; use --backend torch"
     return ""
 
 
