@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
 from i2i.contracts.images import Array, ImageSpec, Meaning, Source
-from i2i.contracts.predictors import Predictor
+from i2i.contracts.predictors import Instances, Predictor
 from i2i.errors import ModelError
 
 if TYPE_CHECKING:
@@ -20,10 +23,11 @@ if TYPE_CHECKING:
 class ModelCard:
     """A model by name: where its file is, what it is made from, what it is for, and what not.
 
-    ``file``: a path, for models that come with a plugin; else ``url``, downloaded into the cache. ``sha256``: of the file.
+    ``file``: a path, for models that come with a plugin; else ``url``, downloaded into the cache. ``sha256``: of the file, which
+    is one of i2i's, or weights alone (safetensors, or a state dict of PyTorch) where the task knows the tensors' names.
     ``precisions``: those that were measured to keep the task's accuracy. ``default``: the task's choice for its channels.
     ``pixel_size``: of the images that it was trained on, in micrometres; images of another are resampled to it.
-    ``gray_as_rgb``: of three channels, and takes a gray image as three equal ones: the file's header says so too.
+    ``gray_as_rgb``: of three channels, and takes a gray image as three equal ones: its predictor says so too.
     """
 
     name: str
@@ -63,7 +67,8 @@ class ModelCard:
 class Model:
     """A model file, opened: ``config`` is what its header says of the network, ``tensors`` its weights by name.
 
-    ``card`` is None for a file given by path. ``sha256`` is the file's.
+    ``card`` is None for a file given by path. ``sha256`` is the file's. ``config`` is empty for a file of weights alone: the task
+    knows the network by the tensors' names, or refuses it.
     """
 
     name: str
@@ -128,12 +133,16 @@ class Compared:
 class Evaluation:
     """``measure(case, options)`` gives figures of one image by name; ``pool`` turns those of all images into the figures of
     the set, the means over the images named ``mean_...``. ``headline``: patterns, as of file names, of the figures that are
-    shown without ``-v``; empty: all."""
+    shown without ``-v``; empty: all.
+
+    ``files(prediction, truth, options)`` is asked first, where there is one: the figures of the set from files or folders that
+    are no images, or are compared as a whole, such as COCO JSON; None: compare them image by image, with ``measure``."""
 
     options: type
     measure: Callable[[Compared, Any], Mapping[str, float]]
     pool: Callable[[Sequence[Mapping[str, float]]], Mapping[str, float]]
     headline: tuple[str, ...] = ()
+    files: Callable[[Path, Path, Any], Mapping[str, float] | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -206,20 +215,40 @@ class Format:
 
 
 @dataclass(frozen=True)
+class Objects:
+    """What a detector knows of the objects of a label image beyond their pixels. The object with the id i is at i - 1.
+
+    ``class_names``: by class number. ``scores``: (N,) float32, 0 .. 1. ``classes``: (N,) int16 class numbers. ``masks``: gives
+    the objects' own masks, on the grid of the label image, in parts in the order of their ids: (ids (M,) int64, M instances);
+    in the label image, where two overlap, one is on top. None where only the label image tells. Ids that are nowhere on top
+    have no pixel in the label image: exporters leave them out.
+    """
+
+    class_names: Mapping[int, str]
+    scores: npt.NDArray[np.float32]
+    classes: npt.NDArray[np.int16]
+    masks: Callable[[], Iterator[tuple[npt.NDArray[np.int64], Instances]]] | None = None
+
+
+@dataclass(frozen=True)
 class Exported:
     """What an exporter is given: the input, the result on the input's grid, and what its pixels mean. ``scale``: height and width
-    of a pixel of the result in pixels of the input's full resolution, which is not 1 where another level was run."""
+    of a pixel of the result in pixels of the input's full resolution, which is not 1 where another level was run. ``objects``:
+    where the result is of a detector. ``name``: of the input, as the user knows it."""
 
     source: Source
     result: Source
     meaning: Meaning
     scale: tuple[float, float] = (1.0, 1.0)
+    objects: Objects | None = None
+    name: str = ""
 
 
 @dataclass(frozen=True)
 class Exporter:
     """A further file from the same run: the option ``--<name> FILE``. ``meanings``: of the results that it takes;
-    ``suffixes``: those that FILE may have, any by default."""
+    ``suffixes``: those that FILE may have, any by default. ``folder``: it writes a folder, ``--<name> DIR``:
+    ``export`` is given an empty one, and ``suffix`` is "" then."""
 
     name: str
     suffix: str
@@ -227,3 +256,4 @@ class Exporter:
     export: Callable[[Path, Exported], None]
     meanings: tuple[Meaning, ...] = ("labels",)
     suffixes: tuple[str, ...] = ()
+    folder: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
@@ -34,13 +35,15 @@ class Instances:
     """Objects found in one window or image, N of them, the same order in every field.
 
     ``boxes``: (N, 4) int64: top, left, bottom, right, exclusive. ``scores``: (N,) float32 in 0 .. 1. ``classes``: (N,)
-    int64 from 1. ``masks``: N boolean arrays, each of the size of its box.
+    int64 from 1. ``masks``: N boolean arrays, each of the size of its box. ``beyond``: how many more a detector found than it
+    may give for one window.
     """
 
     boxes: npt.NDArray[np.int64]
     scores: npt.NDArray[np.float32]
     classes: npt.NDArray[np.int64]
     masks: tuple[npt.NDArray[np.bool_], ...]
+    beyond: int = 0
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -140,7 +143,9 @@ class InstancePredictor(Predictor):
 
     kind = "instances"
     merge_overlap: float = 0.5
-    """Objects of two tiles are one when their masks' intersection is above this share of the smaller mask."""
+    """Objects of one class, of two tiles, are one when their masks' intersection is above this share of the smaller mask."""
+    class_names: Mapping[int, str] = MappingProxyType({1: "object"})
+    """The names of the classes by their numbers, from 1; there may be gaps."""
 
     def __call__(self, batch: torch.Tensor) -> list[Instances]:
         """(N, channels_in, H, W) float32 -> N ``Instances`` in pixels of the window."""
