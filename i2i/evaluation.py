@@ -19,7 +19,8 @@ from i2i.registry import Registry
 
 @dataclass(frozen=True)
 class EvalReport:
-    """``pooled``: figures of the set; ``images``: those of each image by its name."""
+    """``pooled``: figures of the set; ``images``: those of each image by its name; of files that the task compares as a whole,
+    those of the set, by the name of the truth."""
 
     pooled: Mapping[str, float]
     images: Mapping[str, Mapping[str, float]]
@@ -40,6 +41,11 @@ def evaluate(
     if known.evaluate is None:
         raise UsageError(f"{task} has no evaluation")
     values: Any = option_types.make(known.evaluate.options, options)
+    whole = known.evaluate.files and known.evaluate.files(Path(prediction), Path(truth), values)
+    if whole is not None:
+        if inside:
+            raise UsageError("--inside goes with images that are compared pixel by pixel; leave it out")
+        return EvalReport(whole, {Path(truth).stem: whole})
     images = {}
     pairs = pairs_of(Path(prediction), Path(truth))
     masks = {name: path for name, path, _ in pairs_of(Path(inside), Path(truth), "mask")} if inside else {}

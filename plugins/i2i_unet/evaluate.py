@@ -14,11 +14,10 @@ from i2i.metrics import (
     as_classes,
     class_figures,
     class_scores,
-    object_figures,
-    pair_figures,
+    label_figures,
+    only_channel,
     pool_classes,
-    pool_objects,
-    pool_pairs,
+    pool_labels,
     pool_regions,
     region_figures,
 )
@@ -39,14 +38,14 @@ def measure(case: Compared, options: EvalOptions) -> Mapping[str, float]:
     of the foreground (uint8 or uint16 over their range, floats 0 .. 1). Pixels outside ``case.inside``, and those whose truth is
     ``options.ignore``, do not count. Raises ``InputError`` for anything else, and where no pixel counts.
     """
-    truth = _single(case.truth, "truth", "labels" if options.kind == "labels" else "classes")
+    truth = only_channel(case.truth, "truth", "labels" if options.kind == "labels" else "classes")
     counted = np.ones(truth.shape, bool) if case.inside is None else case.inside
     if options.ignore is not None:
         counted = counted & (truth != options.ignore)
     if not counted.any():
         raise InputError("no pixel counts: all are outside or ignored; leave this image out")
     if options.kind == "labels":
-        return _of_labels(case.prediction, truth, counted)
+        return label_figures(case.prediction, case.truth, counted, ", or give --kind classes or regions")
     if options.kind == "classes":
         return _of_classes(case.prediction, truth, counted)
     return _of_regions(case.prediction, truth, counted, options.foreground)
@@ -56,20 +55,12 @@ def pool(figures: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
     """The figures of a set of images."""
     first = figures[0] if figures else {}
     if "tp50" in first:
-        return pool_objects(figures) | pool_pairs(figures)
+        return pool_labels(figures)
     return pool_regions(figures) if "foreground" in first else pool_classes(figures)
 
 
-def _of_labels(prediction: Array, truth: Array, counted: Mask) -> Mapping[str, float]:
-    """Objects are restricted to the pixels that count."""
-    found, true = np.where(counted, _single(prediction, "prediction", "labels"), 0), np.where(counted, truth, 0)
-    if true.dtype == np.uint8 and np.isin(true, (0, 255)).all() and true.any():
-        raise InputError("the truth holds 0 and 255 alone, no object ids: number its objects, or give --kind classes or regions")
-    return object_figures(found, true) | pair_figures(found, true)
-
-
 def _of_classes(prediction: Array, truth: Array, counted: Mask) -> Mapping[str, float]:
-    found, true = as_classes(_single(prediction, "prediction", "classes")[counted]), as_classes(truth[counted])
+    found, true = as_classes(only_channel(prediction, "prediction", "classes")[counted]), as_classes(truth[counted])
     classes = min(_MOST, 1 + max(int(found.max()), int(true.max())))
     return class_figures(class_scores(found, true, classes))
 
@@ -98,9 +89,3 @@ def _probability(prediction: Array, foreground: int) -> Array:
         held = f"{channel.dtype} from {channel.min()} to {channel.max()}"
         raise InputError(f"the prediction holds {held}: probabilities are uint8, uint16, or floats from 0 to 1")
     return channel.astype(np.float32)
-
-
-def _single(pixels: Array, name: str, kind: str) -> Array:
-    if pixels.shape[2] != 1:
-        raise InputError(f"the {name} has {pixels.shape[2]} channels; {kind} have one")
-    return pixels[..., 0]

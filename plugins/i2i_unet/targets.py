@@ -16,8 +16,6 @@ from i2i.errors import TrainingError
 BACKGROUND, INTERIOR, BORDER = 0, 1, 2
 CLASS_NAMES = ("background", "interior", "border")
 LABEL_RULE = LabelRule(interior=INTERIOR, border=BORDER, dilate=2, min_area=8)
-IGNORED = -1
-"""The truth of pixels that are not learnt from."""
 
 
 @dataclass(frozen=True)

@@ -12,21 +12,21 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from i2i.contracts import Model, TrainingRun
-from i2i.data import Example, batch, generator
+from i2i.data import IGNORED, Augmentation, Data, Example, batch, digest, generator
 from i2i.models import save_model
 from i2i.normalize import Normalization
-from i2i.training import Group, Loop
+from i2i.training import Group, Loop, Schedule
 from i2i.training import run as run_loop
 from i2i_unet.architectures import Config, Network
 from i2i_unet.borders import kept_border_map
-from i2i_unet.examples import Data, digest, load_data
+from i2i_unet.examples import load_data
 from i2i_unet.losses import balance, soft_dice, weighted_cross_entropy
 from i2i_unet.network import centre_crop, valid_size
 from i2i_unet.options import TrainOptions
 from i2i_unet.patch import PatchConfig, patch_batch
 from i2i_unet.predictor import read_header
-from i2i_unet.settings import augmentation, base_model, batch_size, check, make_network, network_config, schedule
-from i2i_unet.targets import BACKGROUND, IGNORED, INTERIOR, Target
+from i2i_unet.settings import base_model, batch_size, check, make_network, network_config
+from i2i_unet.targets import BACKGROUND, INTERIOR, Target
 from i2i_unet.validate import best_rule, class_counts, known_classes, validate, write_samples
 
 # --------------------------------------------------------------------------------------------------------------- the loss
@@ -61,7 +61,7 @@ class Criterion:
         return weights + self.border_weight * maps[0] * outside if maps else weights
 
 
-def _criterion(options: TrainOptions, target: Target, data: Data) -> Criterion:
+def _criterion(options: TrainOptions, target: Target, data: Data[Example]) -> Criterion:
     weights = balance(class_counts(target, data.learn)) if options.class_balance else torch.ones(len(target.class_names))
     return Criterion(target, tuple(options.loss.split("+")), weights, options.border_weight, options.dice_weight)
 
@@ -87,9 +87,11 @@ def _with_borders(options: TrainOptions, target: Target, run: TrainingRun, examp
 # ---------------------------------------------------------------------------------------------------------------- batches
 
 
-def _batches(options: TrainOptions, run: TrainingRun, config: Config, target: Target, data: Data) -> Callable[[int], Any]:
+def _batches(
+    options: TrainOptions, run: TrainingRun, config: Config, target: Target, data: Data[Example]
+) -> Callable[[int], Any]:
     """The batch of each step: this process's part of it."""
-    varied, count = augmentation(options), batch_size(options, config)
+    varied, count = Augmentation.of(options), batch_size(options, config)
     if isinstance(config, PatchConfig):
         images = [example.image for example in data.learn]
         classes = [known_classes(target, example) for example in data.learn]
@@ -112,7 +114,7 @@ _PLACES = ("images", "masks", "val_images", "val_masks", "from_")
 _MAY_CHANGE = ("steps", "rate", "samples")
 
 
-def _identity(options: TrainOptions, run: TrainingRun, data: Data, base: Model | None) -> dict[str, Any]:
+def _identity(options: TrainOptions, run: TrainingRun, data: Data[Example], base: Model | None) -> dict[str, Any]:
     """What a resumed run must share with the first: all options but those of the schedule, and the data wherever they lie.
     The device may be another, which changes the last bits only."""
     fixed = {name: value for name, value in asdict(options).items() if name not in _PLACES + _MAY_CHANGE}
@@ -126,7 +128,7 @@ def _header(
     run: TrainingRun,
     config: Config,
     target: Target,
-    data: Data,
+    data: Data[Example],
     base: Model | None,
 ) -> dict[str, Any]:
     """What the model file says of itself: enough to run it, and how it was made. No path of the machine that made it."""
@@ -142,7 +144,9 @@ def _header(
     } | ({"gray_as_rgb": True} if data.gray_as_rgb else {})
 
 
-def _loop(options: TrainOptions, run: TrainingRun, network: Network, target: Target, data: Data, base: Model | None) -> Loop:
+def _loop(
+    options: TrainOptions, run: TrainingRun, network: Network, target: Target, data: Data[Example], base: Model | None
+) -> Loop:
     config = network.config
     shown = data.held[: options.samples]
     patches = isinstance(config, PatchConfig)
@@ -152,7 +156,7 @@ def _loop(options: TrainOptions, run: TrainingRun, network: Network, target: Tar
         losses=_patch_losses if patches else _criterion(options, target, data),
         validate=partial(validate, target, data.held, run.device),
         best="accuracy" if patches else target.metric,
-        schedule=schedule(options),
+        schedule=Schedule.of(options),
         work=run.work,
         seed=run.seed,
         device=run.device,
@@ -171,7 +175,7 @@ def _normalization(options: TrainOptions, base: Model | None) -> Normalization:
     return read_header(base).normalization if base else Normalization(method=options.normalize)
 
 
-def _tell(options: TrainOptions, data: Data, target: Target, run: TrainingRun) -> None:
+def _tell(options: TrainOptions, data: Data[Example], target: Target, run: TrainingRun) -> None:
     """What is learnt from what, and what may not be meant."""
     names, reach = target.class_names, 1 / (1 - options.average)
     listed = ", ".join(names) if len(names) <= _LISTED else f"{len(names)}; object ids need --target border or foreground"

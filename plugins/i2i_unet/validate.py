@@ -13,14 +13,13 @@ from torch import Tensor, nn
 
 from i2i.components import label_array
 from i2i.contracts import Array, LabelRule
-from i2i.data import Example, generator
+from i2i.data import IGNORED, Data, Example, generator
 from i2i.geometry import mirror, round_up
 from i2i.metrics import average_precision, class_scores, match_labels, object_figures
 from i2i.pictures import Picture, outlined, picture_of, tinted, write_sheet
 from i2i_unet.architectures import Network, footprint, forward_window
-from i2i_unet.examples import Data
 from i2i_unet.patch import PatchNet, patch_batch
-from i2i_unet.targets import IGNORED, Target
+from i2i_unet.targets import Target
 
 _PATCHES = 8192
 _SHOWN = 512
@@ -82,7 +81,7 @@ def _validate_patches(target: Target, examples: Sequence[Example], device: str, 
     return {"accuracy": float((torch.cat(parts) == truth).float().mean())}
 
 
-def best_rule(target: Target, data: Data, network: Network, device: str) -> LabelRule | None:
+def best_rule(target: Target, data: Data[Example], network: Network, device: str) -> LabelRule | None:
     """The label rule with which the validation images score highest (mean over them of AP at IoU 0.5, and of AP over IoU 0.5 to
     0.95): how far objects grow into the border class, and what is too small to be one. Few images are held back, and small
     objects may be missing there: never is an area too small that more than one true object in a hundred, of all images, has."""

@@ -1,18 +1,38 @@
-"""Training data: pairs of files, and crops whose image and truth are warped as one."""
+"""Training data: files and what is refused of them, sets of examples, and crops whose image and truth are warped as one."""
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
-from i2i.data import NO_AUGMENTATION, Augmentation, Example, Pair, batch, crop, find_pairs, generator
+from i2i.data import (
+    IGNORED,
+    NO_AUGMENTATION,
+    Augmentation,
+    Data,
+    Example,
+    Pair,
+    batch,
+    crop,
+    digest,
+    find_pairs,
+    generator,
+    hold_back,
+    load_image,
+    load_labels,
+    load_pairs,
+    of_equal_channels,
+)
 from i2i.errors import TrainingError
+from i2i.normalize import Normalization
 
 deterministic = settings(derandomize=True, deadline=None, max_examples=30)
 GEOMETRY = replace(Augmentation(), gray=0, noise=0, blur=0)
@@ -67,6 +87,131 @@ def test_files_that_make_no_pairs_are_named(tmp_path: Path, images: list[str], t
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="missing: no such folder"):
         find_pairs(tmp_path / "missing", tmp_path, (".png",))
+
+
+# ------------------------------------------------------------------------------------------------------------ loading
+
+
+def save(path: Path, pixels: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tifffile.imwrite(path, pixels, photometric="rgb" if pixels.shape[-1] == 3 else "minisblack")
+    return path
+
+
+def shape_of(dtype: str = "uint8", value: int = 1) -> np.ndarray:
+    """(20, 30): background, and a square of ``value``."""
+    pixels = np.zeros((20, 30), dtype)
+    pixels[5:15, 8:20] = value
+    return pixels
+
+
+def test_an_image_is_normalised_by_its_own_statistics(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(100, 4000, (20, 30, 3)).astype(np.uint16)
+    image = load_image(save(tmp_path / "a.tif", pixels), Normalization(low=0, high=100))
+    assert image.shape == (3, 20, 30) and image.dtype == torch.float32 and image.is_contiguous()
+    low, high = pixels.min((0, 1)), pixels.max((0, 1))
+    np.testing.assert_allclose(image.permute(1, 2, 0).numpy(), (pixels - low) / (high - low), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "kind"), [("uint8", 255, torch.int16), ("uint16", 40000, torch.int32), ("int32", 9, torch.int16)]
+)
+def test_labels_are_the_numbers_of_the_mask_but_for_those_ignored(
+    tmp_path: Path, dtype: str, value: int, kind: torch.dtype
+) -> None:
+    path = save(tmp_path / "a.tif", shape_of(dtype, value))
+    labels = load_labels(path, (20, 30))
+    assert labels.dtype == kind and np.array_equal(labels.numpy(), shape_of(dtype, value))
+    assert torch.equal(load_labels(path, (20, 30), ignore=value), torch.where(labels > 0, IGNORED, labels))
+    assert torch.equal(load_labels(path, (20, 30), ignore=value + 1), labels)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "text"),
+    [
+        (shape_of()[:, 1:], r"its size differs from the image's \(20 x 30 and 20 x 29\)"),
+        (np.stack([shape_of()] * 3, -1), "a mask has one channel, this has 3"),
+        (shape_of("float32"), "a mask holds whole numbers, this is float32"),
+        (shape_of("int16", -2), "holds values from -2 to 0"),
+        (shape_of("uint32", 2**24), "holds values from 0 to 16777216; number what it shows from 1 on, below 16777216"),
+        (np.random.default_rng(0).integers(0, 255, (20, 30)).astype(np.uint8), "looks like an image, not like a mask"),
+        (np.stack([shape_of()] * 2), "holds 2 planes; train on files of one plane each"),
+    ],
+)
+def test_what_is_no_mask_is_named(tmp_path: Path, pixels: np.ndarray, text: str) -> None:
+    with pytest.raises(TrainingError, match=rf"a\.tif: {text}") as caught:
+        load_labels(save(tmp_path / "a.tif", pixels), (20, 30))
+    assert "\n" not in str(caught.value)
+
+
+def test_what_cannot_be_learnt_from_is_named(tmp_path: Path) -> None:
+    for pixels, text in (
+        (np.full((9, 9), np.nan, np.float32), "holds NaN or Inf"),
+        (np.ones((2, 9, 9), np.uint8), "holds 2 planes"),
+    ):
+        with pytest.raises(TrainingError, match=rf"a\.tif: {text}"):
+            load_image(save(tmp_path / "a.tif", pixels), Normalization("none"))
+
+
+def test_pairs_are_loaded_by_name(tmp_path: Path) -> None:
+    for number, name in enumerate("ba"):
+        save(tmp_path / f"images/{name}.tif", shape_of(value=10 + number))
+        save(tmp_path / f"masks/{name}.tif", shape_of(value=1 + number))
+    found = load_pairs(tmp_path / "images", tmp_path / "masks", Normalization("none"), ignore=1)
+    assert [(one.name, float(one.image.max()), int(one.truth[7, 9])) for one in found] == [
+        ("a.tif", 11, 2),
+        ("b.tif", 10, IGNORED),
+    ]
+
+
+# --------------------------------------------------------------------------------------------------------------- sets
+
+
+def numbered(count: int, channels: int = 1) -> list[Example]:
+    return [Example(torch.full((channels, 4, 4), float(i)), torch.full((4, 4), i), f"{i}.png") for i in range(count)]
+
+
+@pytest.mark.parametrize(("count", "held"), [(2, [1]), (9, [8]), (10, [9]), (25, [9, 19])])
+def test_every_tenth_is_held_back(count: int, held: list[int]) -> None:
+    data = hold_back(numbered(count), "images", "give more")
+    assert [int(one.truth[0, 0]) for one in data.held] == held
+    assert [int(one.truth[0, 0]) for one in data.learn] == [i for i in range(count) if i not in held]
+    assert data.all == data.learn + data.held and not data.gray_as_rgb
+
+
+def test_one_image_alone_is_refused() -> None:
+    with pytest.raises(TrainingError, match="^images: one image alone; give more$"):
+        hold_back(numbered(1), "images", "give more")
+
+
+def test_gray_images_become_three_channels_where_others_have_them() -> None:
+    gray, colours = Data(numbered(2), numbered(1)), Data(numbered(2), numbered(1, 3))
+    assert of_equal_channels(gray, "images") is gray
+    for data in (of_equal_channels(colours, "images"), of_equal_channels(gray, "images", gray_as_rgb=True)):
+        assert data.gray_as_rgb and [tuple(one.image.shape) for one in data.all] == [(3, 4, 4)] * 3
+        assert [float(one.image.mean()) for one in data.all] == [0, 1, 0]
+    with pytest.raises(TrainingError, match=r"images: images of 1 \(0.png\) and 2 \(0.png\) channels; train on one kind"):
+        of_equal_channels(Data(numbered(1), numbered(1, 2)), "images")
+
+
+@dataclass(frozen=True)
+class Classed(Example):
+    classes: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.int64))
+
+
+def test_a_digest_changes_with_everything_but_weights() -> None:
+    """The first digest is what kept trainings were stored with."""
+    first = Classed(torch.ones(1, 4, 4), torch.arange(16).reshape(4, 4), "a")
+    assert digest([Example(first.image, first.truth.short(), "a")]) == "1 images (9cab73540fb5ea19)"
+    others = [
+        replace(first, image=first.image + 1),
+        replace(first, truth=first.truth + 1),
+        replace(first, truth=torch.stack([first.truth, first.truth])),
+        replace(first, name="b"),
+        replace(first, classes=torch.ones(1, dtype=torch.int64)),
+    ]
+    assert len({digest([one]) for one in [first, *others]}) == 6
+    assert digest([replace(first, weights=torch.ones(4, 4))]) == digest([first])
 
 
 # ------------------------------------------------------------------------------------------------------------ warping
@@ -132,6 +277,19 @@ def test_weights_go_with_the_truth() -> None:
         assert weights.dtype == torch.float32 and torch.equal(weights, image[0])
     images, truths, weights = batch([example], 24, 3, NO_AUGMENTATION, (1,))
     assert weights.shape == truths.shape == (3, 24, 24) and torch.equal(weights, images[:, 0])
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("augmentation", [NO_AUGMENTATION, replace(NO_AUGMENTATION, flip=True, shift=True), GEOMETRY])
+def test_each_layer_of_the_truth_is_cropped_like_a_truth_of_its_own(augmentation: Augmentation, count: int) -> None:
+    plain = coordinates(40, 50)
+    layers = torch.stack([(plain.truth * factor).to(torch.int32) % 1009 for factor in (1, 7919, 31)[:count]])
+    image, truth = crop(replace(plain, truth=layers), 24, augmentation, generator(4))
+    assert truth.shape == (count, 24, 24) and truth.dtype == torch.int64
+    for layer, found in zip(layers, truth, strict=True):
+        alone = crop(replace(plain, truth=layer), 24, augmentation, generator(4))
+        assert torch.equal(image, alone[0]) and torch.equal(found, alone[1])
+    assert batch([replace(plain, truth=layers)], 24, 2, augmentation, (1,))[1].shape == (2, count, 24, 24)
 
 
 def test_an_image_smaller_than_a_crop_is_mirrored() -> None:

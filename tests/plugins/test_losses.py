@@ -11,13 +11,13 @@ import torch
 from scipy import ndimage
 from torch import Tensor, nn
 
-from i2i.data import Example
+from i2i.data import IGNORED, Example
 from i2i.errors import TrainingError
 from i2i_unet import targets
 from i2i_unet.borders import border_map
 from i2i_unet.losses import balance, soft_dice, weighted_cross_entropy
 from i2i_unet.options import LOSSES
-from i2i_unet.targets import CLASS_NAMES, IGNORED, Target
+from i2i_unet.targets import CLASS_NAMES, Target
 from i2i_unet.train import Criterion
 from i2i_unet.validate import class_counts, known_classes
 

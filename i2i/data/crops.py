@@ -1,4 +1,4 @@
-"""Training data: pairs of files, and augmented crops of them.
+"""Examples, and augmented crops of them.
 
 Augmentation is one resampling: rotation, scale, flip and elastic deformation (Ronneberger et al. 2015, section 3.1) are
 composed into one sampling grid, so that pixels are interpolated once. Randomness comes from a generator that the caller
@@ -8,55 +8,22 @@ derives from (seed, step), so that a resumed run sees the same crops.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from i2i.errors import TrainingError
-
-
-@dataclass(frozen=True)
-class Pair:
-    """An image and its truth: files of the same stem."""
-
-    image: Path
-    truth: Path
-
-
-def find_pairs(images: Path, truths: Path, suffixes: Iterable[str]) -> list[Pair]:
-    """The files of two folders that share their stem, sorted. Raises ``TrainingError`` naming the first that has no partner."""
-    found = {folder: _by_stem(folder, tuple(suffixes)) for folder in (images, truths)}
-    for folder, other in ((images, truths), (truths, images)):
-        lone = sorted(set(found[folder]) - set(found[other]))
-        if lone:
-            raise TrainingError(f"{found[folder][lone[0]]}: no file of that name in {other} ({len(lone)} such in all)")
-    return [Pair(found[images][stem], found[truths][stem]) for stem in sorted(found[images])]
-
-
-def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise TrainingError(f"{folder}: no such folder")
-    files: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in suffixes:
-            continue
-        if path.stem in files:
-            raise TrainingError(f"{path}: {files[path.stem].name} has the same name; keep one of them")
-        files[path.stem] = path
-    if not files:
-        raise TrainingError(f"{folder}: holds no image ({', '.join(suffixes)})")
-    return files
+from i2i.options import AugmentationOptions
 
 
 @dataclass(frozen=True)
 class Example:
-    """One training image: ``image`` (C, H, W) float32, normalised; ``truth`` (H, W) integer labels or classes, below 2**24;
-    ``weights`` (H, W) float16 or float32 of the pixels in the loss, where it has any."""
+    """One training image: ``image`` (C, H, W) float32, normalised; ``truth`` (H, W) integer labels or classes, below 2**24, or
+    (L, H, W) layers of them, at least one, for objects that overlap; ``weights`` (H, W) float16 or float32 of the pixels in the
+    loss, where it has any."""
 
     image: Tensor
     truth: Tensor
@@ -85,6 +52,13 @@ class Augmentation:
     def moves(self) -> bool:
         """Whether pixels come to lie between those of the image."""
         return bool(self.rotate or self.elastic or self.scale > 1)
+
+    @staticmethod
+    def of(options: AugmentationOptions) -> Augmentation:
+        """As the options of a training say."""
+        if not options.augment:
+            return NO_AUGMENTATION
+        return Augmentation(**{item.name: getattr(options, item.name) for item in fields(Augmentation)})
 
 
 _OWN = 0.3
@@ -196,12 +170,14 @@ def _vary_gray(image: Tensor, augmentation: Augmentation, random: torch.Generato
 
 
 def crop(example: Example, side: int, augmentation: Augmentation, random: torch.Generator) -> tuple[Tensor, ...]:
-    """An augmented crop: image (C, side, side) float32, truth (side, side) int64, and where the example has them weights
-    (side, side) float32. Truth is resampled by nearest neighbour. Where nothing moves pixels, all are the image's own."""
+    """An augmented crop: image (C, side, side) float32, truth (side, side) or (L, side, side) int64, and where the example has
+    them weights (side, side) float32. Truth is resampled by nearest neighbour, each layer at the same positions. Where nothing
+    moves pixels, all are the image's own."""
     positions = _sampling_grid((example.image.shape[1], example.image.shape[2]), side, augmentation, random)
     smooth, nearest = ("bilinear", "nearest") if augmentation.moves else ("exact", "exact")
     image = _vary_gray(_resample(example.image, positions, smooth), augmentation, random)
-    truth = _resample(example.truth[None], positions, nearest)[0].long()
+    layers = _resample(example.truth.reshape(-1, *example.truth.shape[-2:]), positions, nearest).long()
+    truth = layers.reshape(*example.truth.shape[:-2], side, side)
     if example.weights is None:
         return image, truth
     return image, truth, _resample(example.weights[None], positions, smooth)[0]
@@ -216,8 +192,8 @@ def batch(
     part: tuple[int, int] = (0, 1),
 ) -> tuple[Tensor, ...]:
     """``size`` crops of examples drawn with replacement: images (N, C, side, side), truths (N, side, side), and weights like them
-    where the examples have any. The same key gives the same batch. ``part``: (i, n) gives every n-th crop from the i-th on, the
-    share of one of n processes."""
+    where the examples have any; truths in layers are (N, L, side, side), L being that of all examples. The same key gives the
+    same batch. ``part``: (i, n) gives every n-th crop from the i-th on, the share of one of n processes."""
     chosen = torch.randint(len(examples), (size,), generator=generator(*key)).tolist()
     crops = [crop(examples[chosen[i]], side, augmentation, generator(*key, i)) for i in range(part[0], size, part[1])]
     return tuple(torch.stack(parts) for parts in zip(*crops, strict=True))

@@ -1,0 +1,120 @@
+"""Files to learn from: images, and masks of the same names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from i2i.contracts import Array, ImageSpec
+from i2i.data.crops import Example
+from i2i.errors import TrainingError
+from i2i.formats import builtin_formats, open_image
+from i2i.normalize import Normalization
+
+IGNORED = -1
+"""The truth of pixels that are not learnt from."""
+_MOST, _SHORT = 2**24, 2**15 - 1
+"""Values of a mask are below the first, for crops hold them as float32; up to the second they take two bytes."""
+_RESTLESS = 0.25
+"""At most this share of a mask's pixels differs from the left neighbour: up to 0.05 in masks of small nuclei and of membranes,
+0.2 to 0.98 in photographs and micrographs."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image and its truth: files of the same stem."""
+
+    image: Path
+    truth: Path
+
+
+def find_pairs(images: Path, truths: Path, suffixes: Iterable[str]) -> list[Pair]:
+    """The files of two folders that share their stem, sorted. Raises ``TrainingError`` naming the first that has no partner."""
+    found = {folder: _by_stem(folder, tuple(suffixes)) for folder in (images, truths)}
+    for folder, other in ((images, truths), (truths, images)):
+        lone = sorted(set(found[folder]) - set(found[other]))
+        if lone:
+            raise TrainingError(f"{found[folder][lone[0]]}: no file of that name in {other} ({len(lone)} such in all)")
+    return [Pair(found[images][stem], found[truths][stem]) for stem in sorted(found[images])]
+
+
+def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise TrainingError(f"{folder}: no such folder")
+    files: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in suffixes:
+            continue
+        if path.stem in files:
+            raise TrainingError(f"{path}: {files[path.stem].name} has the same name; keep one of them")
+        files[path.stem] = path
+    if not files:
+        raise TrainingError(f"{folder}: holds no image ({', '.join(suffixes)})")
+    return files
+
+
+def load_pairs(images: Path, masks: Path, normalization: Normalization, ignore: int = IGNORED) -> list[Example]:
+    """The images of one folder with their masks of another, sorted by name; ``ignore``: the value of mask pixels that are not
+    learnt from. Raises ``TrainingError`` that names the file that does not fit, ``InputError`` for one that cannot be read."""
+    suffixes = [suffix for form in builtin_formats() for suffix in form.suffixes]
+    return [_load(pair, normalization, ignore) for pair in find_pairs(images, masks, suffixes)]
+
+
+def _load(pair: Pair, normalization: Normalization, ignore: int) -> Example:
+    image = load_image(pair.image, normalization)
+    return Example(image, load_labels(pair.truth, (image.shape[1], image.shape[2]), ignore), pair.image.name)
+
+
+def load_image(path: Path, normalization: Normalization) -> Tensor:
+    """(C, H, W) float32: the pixels of an image of one plane, normalised by its own statistics. Raises ``TrainingError`` for
+    several planes, NaN or Inf, and ``InputError`` for a file that cannot be read."""
+    with closing(open_image(path)) as source:
+        _check_planes(source.spec, path)
+        pixels = torch.from_numpy(normalization.freeze(source, 0).apply(source.read(source.spec.region)))
+    if not bool(pixels.isfinite().all()):
+        raise TrainingError(f"{path}: holds NaN or Inf; put numbers in their place")
+    return pixels.permute(2, 0, 1).contiguous()
+
+
+def load_labels(path: Path, shape: tuple[int, int], ignore: int = IGNORED) -> Tensor:
+    """(H, W) int16, or int32 for large numbers: the labels or classes in a mask, 0 to 2**24 - 1, and ``IGNORED`` where it holds
+    ``ignore``. ``shape``: of its image, height and width. Raises ``TrainingError`` for what is no mask or of another size, and
+    ``InputError`` for a file that cannot be read."""
+    with closing(open_image(path)) as source:
+        _check_mask(source.spec, path, shape)
+        values = source.read(source.spec.region)[..., 0]
+    return _labels(values, path, ignore)
+
+
+def _labels(values: Array, path: Path, ignore: int) -> Tensor:
+    least, most = int(values.min()), int(values.max())
+    if least < IGNORED or most >= _MOST:
+        raise TrainingError(f"{path}: holds values from {least} to {most}; number what it shows from 1 on, below {_MOST}")
+    if np.mean(values[:, 1:] != values[:, :-1]) > _RESTLESS:
+        raise TrainingError(f"{path}: looks like an image, not like a mask; are --images and --masks swapped, is it a JPEG?")
+    labels = torch.from_numpy(values.astype(np.int32 if most > _SHORT else np.int16))
+    if 0 <= ignore <= most:
+        labels[labels == ignore] = IGNORED
+    return labels
+
+
+def _check_planes(spec: ImageSpec, path: Path) -> None:
+    if spec.plane_count > 1:
+        raise TrainingError(f"{path}: holds {spec.plane_count} planes; train on files of one plane each")
+
+
+def _check_mask(spec: ImageSpec, path: Path, shape: tuple[int, int]) -> None:
+    _check_planes(spec, path)
+    if (spec.height, spec.width) != shape:
+        sizes = " and ".join(f"{height} x {width}" for height, width in (shape, (spec.height, spec.width)))
+        raise TrainingError(f"{path}: its size differs from the image's ({sizes})")
+    if spec.channels != 1:
+        raise TrainingError(f"{path}: a mask has one channel, this has {spec.channels}; save numbers, not colours")
+    if np.dtype(spec.dtype).kind not in "iub":
+        raise TrainingError(f"{path}: a mask holds whole numbers, this is {spec.dtype}")
