@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from i2i.planner import total_memory
 from i2i.registry import Registry
 
 _JSON = named("json_", ["--json"], bool, False, "as JSON on stdout", INPUT)
+_MODEL_SUFFIXES = {".safetensors", ".pth", ".pt"}
 _VERBOSE = named("verbose", ["-v", "--verbose"], bool, False, "tracebacks", INPUT)
 Body = Callable[[Registry, Mapping[str, Any]], None]
 
@@ -84,13 +87,14 @@ def _as_file(registry: Registry, name: str) -> Path | None:
     """The path that ``name`` is, if it is none of a model: as for ``--model``, a card's name comes before a file's."""
     path = Path(name)
     known = any(card.name == name for card in _cards(registry))
-    return path if not known and (path.suffix == ".safetensors" or path.exists()) else None
+    return path if not known and (path.suffix in _MODEL_SUFFIXES or path.exists()) else None
 
 
 def _settings(path: Path) -> dict[str, Any]:
     """What a model file says of itself; ``size`` in bytes. Raises ``ModelError`` for a file that is no model."""
     model = open_model(path)
-    return {"file": str(path), "size": path.stat().st_size, "sha256": model.sha256, **model.config}
+    known = model.config or {"header": "none: weights alone, for a task that knows their names"}
+    return {"file": str(path), "size": path.stat().st_size, "sha256": model.sha256, **known}
 
 
 def _described(card: Mapping[str, Any], inner: bool = False) -> list[str]:
@@ -110,11 +114,25 @@ def _described(card: Mapping[str, Any], inner: bool = False) -> list[str]:
 
 def _models_get(registry: Registry, values: Mapping[str, Any]) -> None:
     card = _card(registry, values["name"])
-    path = fetch(card)
+    path = fetch(card, _Download(card.name))
     if values["json_"]:
         console.put_json({"name": card.name, "path": path, "sha256": card.sha256})
     else:
         console.put(str(path))
+
+
+@dataclass
+class _Download:
+    """Says how far a download is: at its first bytes, then every few seconds."""
+
+    name: str
+    _told: float = -math.inf
+
+    def __call__(self, done: int, whole: int | None) -> None:
+        if time.monotonic() - self._told >= 5:
+            self._told = time.monotonic()
+            of = f" of {console.size_text(whole)}" if whole else ""
+            console.say(f"{self.name}: downloaded {console.size_text(done)}{of}")
 
 
 # ------------------------------------------------------------------------------------------------------------ plugins

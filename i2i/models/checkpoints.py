@@ -12,6 +12,7 @@ from i2i.contracts import Model
 from i2i.errors import ModelError, OutputError
 from i2i.files import replacing
 from i2i.models.files import hash_file
+from i2i.models.state_dicts import DAMAGE
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
@@ -38,7 +39,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             state = torch.load(stream, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         raise ModelError(f"{path}: holds more than data, and is not loaded: not a checkpoint of i2i train") from error
-    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError, OSError) as error:
+    except DAMAGE as error:
         raise ModelError(f"{path}: a damaged checkpoint; delete it and train again without --resume") from error
     if not isinstance(state, dict):
         raise ModelError(f"{path}: not a checkpoint of i2i train")

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from http.client import HTTPException, HTTPResponse
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
@@ -33,6 +33,7 @@ ATTEMPTS = 3
 """Connections for one file; each goes on where the one before broke off."""
 _CHUNK = 2**18
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]*(\.[A-Za-z0-9_+-]+)*", re.ASCII)
+_TORCH_SUFFIXES = {".pth", ".pt"}
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
 
@@ -54,7 +55,9 @@ def cached_path(card: ModelCard) -> Path:
         raise ModelError(f"model name {card.name[:100]!r}: use letters, digits, - and _ only; tell the plugin's author")
     if not _SHA256.fullmatch(card.sha256):
         raise ModelError(f"model {card.name}: its card has no valid sha256; tell the plugin's author")
-    return cache_dir() / f"{card.name}-{card.sha256[:12].lower()}.safetensors"
+    suffix = PurePosixPath(urlsplit(card.url or "").path).suffix
+    kind = suffix if suffix in _TORCH_SUFFIXES else ".safetensors"
+    return cache_dir() / f"{card.name}-{card.sha256[:12].lower()}{kind}"
 
 
 def fetch(card: ModelCard, progress: Progress | None = None) -> Path:
@@ -88,7 +91,8 @@ def _is_whole(path: Path, card: ModelCard) -> bool:
 
 def _unavailable(card: ModelCard, path: Path, reason: str) -> ModelError:
     return ModelError(
-        f"model {card.name}: {reason}, or download {card.url} (sha256 {card.sha256}) on another machine and put it at {path}"
+        f"model {card.name}: {reason}, or download {card.url} (sha256 {card.sha256}) on another machine and put it at {path}, "
+        "or give that file with --model"
     )
 
 

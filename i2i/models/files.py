@@ -1,4 +1,5 @@
-"""Model files: safetensors with one metadata key, ``i2i``, that holds the network's settings as JSON."""
+"""Model files: safetensors with one metadata key, ``i2i``, that holds the network's settings as JSON; or the weights alone, as
+safetensors or as PyTorch's own files (:mod:`i2i.models.state_dicts`)."""
 
 from __future__ import annotations
 
@@ -17,21 +18,22 @@ from safetensors import SafetensorError, safe_open
 from i2i.contracts import Model, ModelCard
 from i2i.errors import ModelError
 from i2i.files import replacing
+from i2i.models.state_dicts import is_state_dict, load_state_dict
 
 if TYPE_CHECKING:
     import torch
 
 METADATA_KEY = "i2i"
 _CHUNK = 2**20
-_UNSAFE_TENSOR = re.compile(r"(^|[/\\])\.\.|^[/\\]|[\x00-\x1f]")
+_UNSAFE_TENSOR = re.compile(r"(^|[/\\])\.\.|^[/\\]|[\x00-\x1f\x7f-\x9f]")
 _PICKLE = (
     "a pickle, which can run any program when it is loaded; i2i never opens one. "
-    "Convert the weights to safetensors where you trust them, or get the model with: i2i models get NAME"
+    "Save the weights alone where you trust it (torch.save of a state_dict, or safetensors), or get the model with: "
+    "i2i models get NAME"
 )
 _PAGE = "a web page, not a model: the download went wrong; delete it and get the model itself"
 _OTHER_KINDS = (
     (b"\x80", _PICKLE),
-    (b"PK\x03\x04", _PICKLE.replace("a pickle,", "a zip archive, as PyTorch writes it: a pickle inside,")),
     (b"<", _PAGE),
     (b"version https://git-lfs", "a Git LFS pointer, not the model: run git lfs pull"),
 )
@@ -40,15 +42,16 @@ _OTHER_KINDS = (
 def open_model(path: Path, card: ModelCard | None = None) -> Model:
     """The model in the file ``path``: its header is read and its bytes are hashed, no tensor is loaded.
 
-    ``tensors()`` of the model reads the weights as they are stored (mostly fp16) onto the CPU. With a ``card`` the
-    file's sha256 must be the card's. Raises ``ModelError`` for anything but a whole safetensors file with settings for
-    i2i.
+    A file of weights alone (safetensors without settings for i2i, or a state dict of PyTorch) has an empty ``config``: the task
+    must know the network by the tensors' names, or refuse it. ``tensors()`` of the model reads the weights as they are stored
+    onto the CPU. With a ``card`` the file's sha256 must be the card's. Raises ``ModelError`` for any other file; what a state
+    dict holds is read, and refused, by ``tensors()``.
     """
     if not os.path.isfile(path):
         reason = "a folder" if os.path.isdir(path) else "no such file"
         raise ModelError(f"{path}: {reason}; give a model file, or a name from: i2i models list")
     sha256 = _checked_hash(path, card) if card else None
-    config = _read_config(path)
+    config = {} if is_state_dict(path) else _read_config(path)
     sha256 = sha256 or hash_file(path)
     return Model(card.name if card else path.stem, path, sha256, config, partial(_load_tensors, path, sha256), card)
 
@@ -106,7 +109,10 @@ def _checked_hash(path: Path, card: ModelCard) -> str:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    """The settings in the header. safetensors checks the header (below 100 MB, its tensors fill the file exactly)."""
+    """The settings in the header of safetensors, none where it has no such key.
+
+    safetensors checks the header (below 100 MB, its tensors fill the file exactly).
+    """
     try:
         with safe_open(path, framework="numpy") as opened:
             _check_names(path, opened.keys())
@@ -115,12 +121,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise ModelError(f"{path}: {_what_is_wrong(path, error)}") from error
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error}") from error
-    if text is None:
-        raise ModelError(
-            f"{path}: safetensors, but not a model of i2i: its metadata lack the key {METADATA_KEY} with the network's "
-            "settings; train one with i2i train, or save the weights with i2i.models.save_model"
-        )
-    return _parse_config(path, text)
+    return {} if text is None else _parse_config(path, text)
 
 
 def _parse_config(path: Path, text: str) -> dict[str, Any]:
@@ -136,13 +137,15 @@ def _parse_config(path: Path, text: str) -> dict[str, Any]:
 def _check_names(path: Path, names: Mapping[str, Any] | list[str]) -> None:
     for name in names:
         if _UNSAFE_TENSOR.search(name):
-            raise ModelError(f"{path}: the tensor name {name!r} could leave a folder: do not trust this file")
+            raise ModelError(
+                f"{path}: the tensor name {name[:99]!r} could leave a folder, or command a terminal: do not trust this file"
+            )
 
 
 def _what_is_wrong(path: Path, error: SafetensorError) -> str:
     """What a file that is not sound safetensors is, and what to do: for people; nothing is decided by it."""
     with path.open("rb") as stream:
-        head = stream.read(32)
+        head = stream.read(512)
     size, header = path.stat().st_size, int.from_bytes(head[:8], "little")
     if not size:
         return "an empty file; delete it and get the model again"
@@ -151,9 +154,11 @@ def _what_is_wrong(path: Path, error: SafetensorError) -> str:
     if head[8:9] == b"{":
         return f"damaged or cut short at {size} bytes ({_one_line(error)}); delete it and get the model again"
     kinds = [text for start, text in _OTHER_KINDS if head.lstrip().startswith(start)]
+    if head[257:262] == b"ustar":
+        kinds.append("a tar archive; i2i reads no weights from one")
     if path.suffix.lower() in {".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin"}:
         kinds.append(_PICKLE)
-    return kinds[0] if kinds else "not a safetensors file; i2i reads models from .safetensors files only"
+    return kinds[0] if kinds else "not a safetensors file, nor weights of PyTorch; give a model file"
 
 
 def _one_line(error: Exception) -> str:
@@ -178,6 +183,8 @@ def _load_tensors(path: Path, sha256: str) -> dict[str, torch.Tensor]:
     if hash_file(path) != sha256:
         raise ModelError(f"{path}: changed since it was opened; run it again")
     try:
-        return dict(load_file(path))
+        tensors = load_state_dict(path) if is_state_dict(path) else dict(load_file(path))
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path}: cannot be read: {_one_line(error)}; get the model again") from error
+    _check_names(path, tensors)
+    return tensors

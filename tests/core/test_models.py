@@ -117,6 +117,20 @@ def test_names_that_would_leave_the_cache(name: str, tmp_path: Path) -> None:
     assert not list((tmp_path / "cache").iterdir())
 
 
+@pytest.mark.parametrize(
+    ("url", "suffix"),
+    [
+        ("https://a.b/c.pth", ".pth"),
+        ("https://a.b/c.pt?d=e.f", ".pt"),
+        ("https://a.b/c.exe", ".safetensors"),
+        ("https://a.b.pth", ".safetensors"),
+        (None, ".safetensors"),
+    ],
+)
+def test_the_kind_of_a_download_stays(url: str | None, suffix: str) -> None:
+    assert cached_path(card(url=url)).name == "cells-000000000000" + suffix
+
+
 @pytest.mark.parametrize("sha256", ["", "../../x", "0" * 63, "g" * 64])
 def test_hashes_that_are_none(sha256: str) -> None:
     fails(lambda: cached_path(card(sha256=sha256)), "no valid sha256")
@@ -229,7 +243,6 @@ DAMAGED = {
     "random": (bytes(range(7, 207)), "not a safetensors file"),
     "a web page": (b"<!DOCTYPE html><html>404</html>", "a web page"),
     "git lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"),
-    "no settings": (safetensors_bytes(header(format="pt"), bytes(8)), "lack the key i2i"),
     "settings no JSON": (safetensors_bytes(header(i2i="{"), bytes(8)), "not JSON"),
     "settings too deep": (safetensors_bytes(header(i2i="[" * 99999), bytes(8)), "not JSON"),
     "settings a list": (safetensors_bytes(header(i2i="[]"), bytes(8)), "not a JSON object"),
@@ -237,6 +250,7 @@ DAMAGED = {
     "name absolute": (safetensors_bytes(header("/b"), bytes(8)), "tensor name"),
     "name backslash": (safetensors_bytes(header("a\\..\\b"), bytes(8)), "tensor name"),
     "name of two lines": (safetensors_bytes(header("a\nb"), bytes(8)), "tensor name"),
+    "name with a command": (safetensors_bytes(header("a\x9b31m"), bytes(8)), "tensor name"),
 }
 
 
@@ -245,6 +259,14 @@ def test_damaged_and_foreign_files(case: str, tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(DAMAGED[case][0])
     fails(lambda: open_model(path), str(path), DAMAGED[case][1])
+
+
+def test_weights_without_settings_have_no_header(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(safetensors_bytes(header(format="pt"), struct.pack("<2f", 3, 4)))
+    model = find_model(path, "segment", [])
+    assert (model.name, model.config) == ("x", {})
+    assert model.tensors()["w"].tolist() == [3, 4]
 
 
 def test_a_header_over_the_limit(tmp_path: Path) -> None:
@@ -273,6 +295,10 @@ class Trap:
         return os.mkdir, (str(self.mark),)
 
 
+def load_weights(path: Path) -> object:
+    return open_model(path).tensors()
+
+
 def zipped(data: bytes, path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", data)
@@ -281,7 +307,7 @@ def zipped(data: bytes, path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".safetensors", ""])
 @pytest.mark.parametrize("protocol", [0, 2, 4, None], ids=["protocol 0", "protocol 2", "protocol 4", "in a zip"])
-@pytest.mark.parametrize("load", [open_model, load_checkpoint])
+@pytest.mark.parametrize("load", [load_weights, load_checkpoint])
 def test_a_pickle_is_never_executed(
     suffix: str, protocol: int | None, load: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,8 +316,10 @@ def test_a_pickle_is_never_executed(
     trap = pickle.dumps({"weight": Trap(mark)}, protocol or 2)
     zipped(trap, path) if protocol is None else path.write_bytes(trap)
     fails(lambda: load(path), str(path))
-    if load is open_model and (protocol != 0 or suffix.startswith(".pt")):
-        fails(lambda: open_model(path), "pickle", "i2i never opens one")
+    if load is load_weights and protocol is None:
+        fails(lambda: load(path), "a program", "not loaded")
+    elif load is load_weights and (protocol != 0 or suffix.startswith(".pt")):
+        fails(lambda: load(path), "pickle", "i2i never opens one")
     assert not mark.exists()
     pickle.loads(trap)
     assert mark.exists(), "the trap does not work"
@@ -400,12 +428,16 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    save_model(tmp_path / "source", {"w": torch.arange(50_000.0)}, CONFIG, half=False)
-    state = Server((tmp_path / "source").read_bytes())
+@pytest.fixture(params=["safetensors", "pth"])
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+    source, weights = tmp_path / "source", {"w": torch.arange(50_000.0)}
+    if request.param == "pth":
+        torch.save(weights, source)
+    else:
+        save_model(source, weights, CONFIG, half=False)
+    state = Server(source.read_bytes())
     listener = ThreadingHTTPServer(("127.0.0.1", 0), _handler(state))
-    state.url = f"http://127.0.0.1:{listener.server_port}/cells.safetensors"
+    state.url = f"http://127.0.0.1:{listener.server_port}/cells.{request.param}"
     thread = threading.Thread(target=listener.serve_forever, args=(0.01,))
     thread.start()
     yield state
@@ -431,7 +463,9 @@ def test_downloaded_once(server: Server, remote: ModelCard) -> None:
     assert path == cached_path(remote)
     assert path.read_bytes() == server.data
     assert seen[-1] == (len(server.data), len(server.data))
-    assert find_model("cells", "segment", [remote]).path == path
+    assert path.suffix == Path(server.url).suffix
+    model = find_model("cells", "segment", [remote])
+    assert model.path == path and torch.equal(model.tensors()["w"], torch.arange(50_000.0))
     assert len(server.asked) == 1
     assert not part(remote).exists()
 
@@ -439,7 +473,7 @@ def test_downloaded_once(server: Server, remote: ModelCard) -> None:
 def test_offline_uses_what_is_there(server: Server, remote: ModelCard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("I2I_OFFLINE", "1")
     where = str(cached_path(remote))
-    fails(lambda: fetch(remote), "I2I_OFFLINE", server.url, remote.sha256, f"put it at {where}")
+    fails(lambda: fetch(remote), "I2I_OFFLINE", server.url, remote.sha256, f"put it at {where}", "--model")
     assert not server.asked
     part(remote)
     cached_path(remote).write_bytes(server.data)
