@@ -94,7 +94,8 @@ def _glob_root(pattern: str) -> Path:
 def plan_items(
     session: Session, inputs: Sequence[str], output: str, exports: Mapping[str, str], names: Mapping[str, str] | None = None
 ) -> list[Item]:
-    """An item for each input. ``output``: ``-o``, may be empty. ``exports``: exporter name -> file, or folder for several.
+    """An item for each input. ``output``: ``-o``, may be empty. ``exports``: exporter name -> file (or folder, as
+    the exporter has it), or for several inputs the folder of these.
     ``names``: how messages call an input. Raises ``UsageError`` or ``OutputError`` before anything is written."""
     formats, task = session.formats, session.task
     files, several = expand(inputs, formats, output)
@@ -163,8 +164,9 @@ def _default_folder(files: Sequence[Input], task: str) -> Path:
 def _export_paths(exports: Mapping[str, str], exporters: Mapping[str, Exporter], file: Input, several: bool) -> dict[str, Path]:
     paths = {}
     for name, text in exports.items():
-        folder = several or text.endswith(("/", os.sep)) or Path(text).is_dir()
-        paths[name] = Path(text) / renamed(file.relative, exporters[name].suffix) if folder else Path(text)
+        exporter = exporters[name]
+        folder = several or (not exporter.folder and (text.endswith(("/", os.sep)) or Path(text).is_dir()))
+        paths[name] = Path(text) / renamed(file.relative, exporter.suffix) if folder else Path(text)
     return paths
 
 

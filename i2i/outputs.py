@@ -12,7 +12,7 @@ from i2i.errors import OutputError, UsageError
 from i2i.formats import format_for_output
 from i2i.manifest import unfinished
 from i2i.options import RunOptions
-from i2i.publish import check_compression
+from i2i.publish import EXPORT_MARK, check_compression
 from i2i.session import Item
 
 
@@ -29,8 +29,13 @@ def check(
             _check_suffix(exporters[name], path)
     _refuse_collisions(items)
     _refuse_inputs(items)
-    if not (run.overwrite or run.dry_run):
-        _refuse_existing(items, run)
+    folders = {path: name for item in items for name, path in item.exports.items() if exporters[name].folder}
+    _refuse_what_lies_in(folders, items)
+    if not run.dry_run:
+        todo = [item for item in items if complete_output(item, run) is None]
+        _refuse_foreign(folders, todo)
+        if not run.overwrite:
+            _refuse_existing(todo, run)
 
 
 def _check_suffix(exporter: Exporter, path: Path) -> None:
@@ -61,6 +66,30 @@ def _refuse_inputs(items: Sequence[Item]) -> None:
         for path in _files(item):
             if (known := _identity(path)) and known in sources:
                 raise UsageError(f"{path}: the output is the input {sources[known].name}; choose another path")
+
+
+def _refuse_what_lies_in(folders: Mapping[Path, str], items: Sequence[Item]) -> None:
+    """A folder that is written is written whole, and replaced whole: nothing else is in it."""
+    if not folders:
+        return
+    places = {Path(os.path.realpath(path)): path for path in folders}
+    here = Path(os.path.realpath("."))
+    for folder in [places[place] for place in (here, *here.parents) if place in places]:
+        raise UsageError(f"--{folders[folder]} {folder}: is the current folder, or holds it; choose a new one")
+    for path in [path for item in items for path in (item.path, *_files(item))]:
+        for folder in [places[place] for place in Path(os.path.realpath(path)).parents if place in places]:
+            raise UsageError(
+                f"{path}: is in {folder}, which --{folders[folder]} writes as a whole; choose another folder for that"
+            )
+
+
+def _refuse_foreign(folders: Mapping[Path, str], items: Sequence[Item]) -> None:
+    """What is where a folder is to be and was not written by an exporter stays, even with ``--overwrite``."""
+    for path in [path for item in items for path in item.exports.values() if path in folders and path.exists()]:
+        if not path.is_dir():
+            raise OutputError(f"{path}: is a file, and --{folders[path]} writes a folder; choose another name")
+        if not (path / EXPORT_MARK).exists() and any(path.iterdir()):
+            raise OutputError(f"{path}: holds what --{folders[path]} did not write, and is not replaced; choose another folder")
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -94,9 +123,8 @@ def _kept_output(item: Item, run: RunOptions) -> Path | None:
 
 
 def _refuse_existing(items: Sequence[Item], run: RunOptions) -> None:
-    """No file that is there is written over; those of complete items stay."""
-    todo = [item for item in items if complete_output(item, run) is None]
-    existing = [path for item in todo for path in _in_the_way(item, run) if path.exists()]
+    """No file that is there is written over."""
+    existing = [path for item in items for path in _in_the_way(item, run) if path.exists()]
     if existing:
         more = f" ({len(existing)} such)" if len(existing) > 1 else ""
         keeping = run.skip_existing or run.resume

@@ -16,6 +16,8 @@ from i2i.formats import format_for_output
 from i2i.geometry import Region
 
 Write = Callable[[Path], None]
+EXPORT_MARK = ".i2i-export"
+"""An empty file in each folder that an exporter wrote: only such a folder is ever replaced."""
 
 
 def make_folder(folder: Path) -> None:
@@ -79,8 +81,15 @@ def check_export(exporter: Exporter, output: Output, planes: tuple[tuple[str, in
 
 
 def exporting(exporter: Exporter, exported: Exported) -> Write:
-    """What writes an export."""
-    return lambda temporary: exporter.export(temporary, exported)
+    """What writes an export: a file, or into a folder that is made for it and marked as replaceable."""
+
+    def write(temporary: Path) -> None:
+        if exporter.folder:
+            temporary.mkdir()
+            (temporary / EXPORT_MARK).touch()
+        exporter.export(temporary, exported)
+
+    return write
 
 
 def write_all(files: Mapping[Path, Write]) -> None:

@@ -36,7 +36,10 @@ def image_command(task: Task, registry: Registry) -> typer.core.TyperCommand:
         named("output", ["-o", "--output"], str, "", "a file, for several inputs a folder, or - for stdout", INPUT, "OUTPUT"),
         *parameters(task.options),
         *parameters(RunOptions),
-        *(named(f"export_{e.name}", [f"--{e.name}"], str, "", e.summary, INPUT, "FILE") for e in exporters),
+        *(
+            named(f"export_{e.name}", [f"--{e.name}"], str, "", e.summary, INPUT, "DIR" if e.folder else "FILE")
+            for e in exporters
+        ),
         named("json_", ["--json"], bool, False, "one JSON report of the run on stdout", INPUT),
         config_option(),
         named("quiet", ["-q", "--quiet"], bool, False, "only errors", INPUT),

@@ -10,34 +10,23 @@ import json
 import uuid
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from i2i.contracts import Exported, Exporter, Source
+from i2i.exporters.known import Known, known_of
 from i2i.exporters.outlines import Outline, Points, find_outlines
 from i2i.pictures import colours
 
 _POINTS = 2**14
 """Written at a time."""
 Scale = tuple[float, float]
+_NOTHING = known_of(None)
 
 
-@dataclass(frozen=True)
-class Known:
-    """What is known of an object besides its pixels: the name of its class and a score, where it has them."""
-
-    class_name: str = ""
-    score: float | None = None
-
-
-def _nothing(number: int) -> Known:
-    return Known()
-
-
-def write_geojson(path: Path, labels: Source, known: Callable[[int], Known] = _nothing, scale: Scale = (1, 1)) -> None:
+def write_geojson(path: Path, labels: Source, known: Callable[[int], Known] = _NOTHING, scale: Scale = (1, 1)) -> None:
     """Write the objects of a label image (H, W, 1) as a feature collection. ``known``: of the object with an id. ``scale``: how
     many pixels of the image on which they are to be drawn a pixel of ``labels`` is high and wide, where that image is a
     larger one. Memory is bounded as that of :func:`i2i.exporters.outlines.find_outlines`."""
@@ -123,7 +112,7 @@ def _text(value: object) -> str:
 
 
 def _export(path: Path, exported: Exported) -> None:
-    write_geojson(path, exported.result, scale=exported.scale)
+    write_geojson(path, exported.result, known_of(exported.objects), exported.scale)
 
 
 GEOJSON = Exporter(

@@ -8,13 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
-from i2i.contracts import Array, Exported, Exporter, ImageSpec, Source
+from i2i.contracts import Array, Exported, Exporter, ImageSpec, Objects, Source
+from i2i.exporters.known import known_of
 from i2i.geometry import Region, round_up
-from i2i.pictures import Picture, outlined, picture_of, tinted
+from i2i.pictures import Picture, colours, outlined, picture_of, tinted
 
 LONGEST = 2048
 _BYTES = 2**24
 """Of the pixels that are reduced at a time."""
+_TINT = 0.2
+_LARGE = 48
+_TEXT, _PAD = 12, 2
+"""Pixels of the picture: the least length of an object that has a text, the text's height, and the room around it."""
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
@@ -62,7 +67,8 @@ def _counts(length: int, factor: int) -> Array:
 
 
 def draw(exported: Exported) -> Picture:
-    """Objects outlined, classes tinted; of a picture that became another, both side by side."""
+    """Objects outlined, those of a detector with class and score; classes tinted; of a picture that became another, both side by
+    side."""
     spec = exported.result.spec
     beside = exported.meaning in ("image", "probabilities")
     factor = -(-max(spec.height, spec.width * (1 + beside)) // LONGEST)
@@ -71,9 +77,55 @@ def draw(exported: Exported) -> Picture:
     if beside:
         return np.concatenate([below, picture_of(result)], axis=1)
     labels = result[..., 0]
-    if exported.meaning == "labels":
+    if exported.meaning != "labels":
+        return tinted(labels, below)
+    if exported.objects is None:
         return outlined(labels, below)
-    return tinted(labels, below)
+    return _named(outlined(labels, _lightly_tinted(labels, below)), labels, exported.objects)
+
+
+def _lightly_tinted(labels: Array, below: Picture) -> Picture:
+    mixed = ((1 - _TINT) * below + _TINT * colours(labels)).astype(np.uint8)
+    return np.where((labels > 0)[..., None], mixed, below)
+
+
+def _named(picture: Picture, labels: Array, objects: Objects) -> Picture:
+    """With class and score at the top left of large objects, the highest scores first, where there is room; of one class
+    nothing is written."""
+    if len(objects.class_names) < 2:
+        return picture
+    from PIL import Image, ImageDraw, ImageFont
+
+    known = known_of(objects)
+    image = Image.fromarray(picture)
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(_TEXT)
+    taken = np.zeros(labels.shape, bool)
+    for number, y, x in sorted(_large(labels), key=lambda found: (-(known(found[0]).score or 0), found)):
+        one = known(number)
+        text = f"{one.class_name} {one.score:.2f}"
+        height, width = _extent(draw.textbbox((0, 0), text, font))
+        place = Region(max(0, min(y, image.height - height)), max(0, min(x, image.width - width)), height, width)
+        if taken[place.slices].any():
+            continue
+        taken[place.slices] = True
+        lighter = colours(np.array([[number]]))[0, 0] // 2 + 128
+        draw.rectangle((place.x, place.y, place.right - 1, place.bottom - 1), (0, 0, 0))
+        draw.text((place.x + _PAD, place.y + _PAD), text, tuple(lighter.tolist()), font)
+    return np.asarray(image)
+
+
+def _extent(box: tuple[float, float, float, float]) -> tuple[int, int]:
+    """Height and width of a text, with some room around it."""
+    return math.ceil(box[3]) + 2 * _PAD, math.ceil(box[2]) + 2 * _PAD
+
+
+def _large(labels: Array) -> Iterator[tuple[int, int, int]]:
+    """Id, top and left of the objects in the picture that there is room for text in."""
+    from scipy import ndimage
+
+    for number, place in enumerate(ndimage.find_objects(labels.astype(np.int32)), 1):
+        if place is not None and max(side.stop - side.start for side in place) >= _LARGE:
+            yield number, place[0].start, place[1].start
 
 
 def _below(exported: Exported, factor: int, shape: tuple[int, ...]) -> Picture:

@@ -1,4 +1,7 @@
-"""A table of the objects: one CSV row each, sorted by id. Objects are measured a range of ids at a time."""
+"""A table of the objects: one CSV row each, sorted by id. Objects are measured a range of ids at a time.
+
+All measures are of an object's pixels in the label image; class and score are there where a detector found it.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from i2i.contracts import Array, Exported, Exporter, ImageSpec, Source
+from i2i.exporters.known import known_of
 from i2i.geometry import make_grid
 
 _SIDE = 2048
@@ -18,7 +22,8 @@ _IDS = 2**22
 _ROWS = 2**14
 _FAR = 2**31 - 1
 _COLUMNS = ("id", "area", "y", "x", "top", "left", "bottom", "right")
-_MICROMETRES = ("area_um2", "y_um", "x_um")
+_KNOWN = ("class", "score")
+_MICROMETRES = ("area_um2", "y_um", "x_um", "top_um", "left_um", "bottom_um", "right_um")
 
 Ints = npt.NDArray[np.int64]
 
@@ -71,12 +76,13 @@ class _Measures:
     def _some_rows(self, places: Ints, spec: ImageSpec) -> Iterator[tuple[float, ...]]:
         area = self.area[places]
         y, x = self.sums[:, places] / area
-        whole = [places + self._first, area, *self.low[:, places], *(self.high[:, places] + 1)]
-        number, area_list, top, left, bottom, right = (column.tolist() for column in whole)
-        columns = [number, area_list, _rounded(y, 2), _rounded(x, 2), top, left, bottom, right]
+        box = [*self.low[:, places], *(self.high[:, places] + 1)]
+        columns = [(places + self._first).tolist(), area.tolist(), _rounded(y, 2), _rounded(x, 2)]
+        columns += [side.tolist() for side in box]
         if spec.pixel_size:
             tall, wide = spec.pixel_size
             columns += [_rounded(area * tall * wide, 4), _rounded(y * tall, 4), _rounded(x * wide, 4)]
+            columns += [_rounded(side * size, 4) for side, size in zip(box, (tall, wide) * 2, strict=True)]
         return zip(*columns, strict=True)
 
 
@@ -97,8 +103,8 @@ def _runs(labels: Array) -> tuple[Ints, Ints, Ints, Ints]:
 
 
 def measure(labels: Source) -> Iterator[tuple[float, ...]]:
-    """For each object, by id: id, area, centroid and box (bottom and right exclusive) in pixels; with a known pixel size also
-    area and centroid in micrometres. Read block by block, and once more for each further range of ids where these occur."""
+    """For each object, by id: id, area, centroid and box (bottom and right exclusive) in pixels; with a known pixel size all but
+    the id again in micrometres. Read block by block, and once more for each further range of ids where these occur."""
     spec = labels.spec
     blocks = list(make_grid((spec.height, spec.width), (_SIDE, _SIDE)).blocks())
     extents = [(1, 1)] * len(blocks)  # lowest and highest id of each: unknown yet, so that the first range reads all
@@ -116,11 +122,29 @@ def measure(labels: Source) -> Iterator[tuple[float, ...]]:
 
 
 def _export(path: Path, exported: Exported) -> None:
-    columns = _COLUMNS + (_MICROMETRES if exported.result.spec.pixel_size else ())
+    columns = [*_COLUMNS, *(_MICROMETRES if exported.result.spec.pixel_size else ())]
+    if exported.objects is not None:
+        columns[1:1] = _KNOWN
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(columns)
-        writer.writerows(measure(exported.result))
+        writer.writerows(_rows(exported))
 
 
-TABLE = Exporter(name="csv", suffix=".csv", summary="a table of the objects: id, area, centroid, box", export=_export)
+def _rows(exported: Exported) -> Iterator[tuple[object, ...]]:
+    """Those of the file."""
+    if exported.objects is None:
+        yield from measure(exported.result)
+        return
+    known = known_of(exported.objects)
+    for number, *measures in measure(exported.result):
+        one = known(int(number))
+        yield number, one.class_name, one.score, *measures
+
+
+TABLE = Exporter(
+    name="csv",
+    suffix=".csv",
+    summary="a table of the objects: id, class and score where known, area, centroid, box",
+    export=_export,
+)

@@ -418,6 +418,6 @@ def test_the_pixel_size_goes_from_the_input_to_the_output_and_the_table(segment,
     save("a.ome.tif", metadata={"axes": "YX"} | size, ome=True)
     done(segment("a.ome.tif", "-o", "b.tif", "--csv", "b.csv"))
     assert done(i2i("info", "b.tif", "--json")).json["pixel_size"] == [0.5, 0.25]
-    assert (folder / "b.csv").read_text().splitlines()[0].endswith("area_um2,y_um,x_um")
+    assert (folder / "b.csv").read_text().splitlines()[0].endswith("area_um2,y_um,x_um,top_um,left_um,bottom_um,right_um")
     done(segment("a.ome.tif", "-o", "b.png"))
     assert done(i2i("info", "b.png", "--json")).json["pixel_size"] == [0.5, 0.25]

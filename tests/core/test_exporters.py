@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy import ndimage
 
-from i2i.contracts import Array, Exported
+from i2i.contracts import Array, Exported, Objects
 from i2i.exporters import overlay, table
 from i2i.formats.views import ArraySource
 from i2i.geometry import Region
+from tests.core import scenes
 
 deterministic = settings(derandomize=True, deadline=None, max_examples=60)
 
@@ -91,6 +94,49 @@ def test_the_picture_is_that_of_one_piece(monkeypatch) -> None:
     assert whole.shape == (45, 1250, 3)
 
 
+def detected(names: dict[int, str], size: int = 60) -> tuple[Exported, np.ndarray]:
+    """Two large objects, of which the second one has the higher score, and a small one, on what is nowhere black."""
+    pixels = np.full((200, 300, 3), 90, np.uint8)
+    pixels[..., 0], pixels[..., 2] = np.arange(300) // 2, 200 - np.arange(300) // 2
+    labels = np.zeros((200, 300), np.uint32)
+    labels[40 : 40 + size, 30 : 30 + size], labels[120:190, 270:300], labels[150:160, 50:60] = 1, 2, 3
+    objects = Objects(names, np.array([0.5, 0.875, 0.9], np.float32), np.array([1, 2, 2], np.int16))
+    return Exported(ArraySource(pixels), ArraySource(labels), "labels", objects=objects), labels
+
+
+def test_detected_objects_are_tinted_and_the_large_ones_named() -> None:
+    result, labels = detected({1: "cat", 2: "dog"})
+    shown = overlay.draw(result).astype(int)
+    plain = overlay.draw(replace(result, objects=None)).astype(int)
+    inside = np.zeros(labels.shape, bool)
+    inside[45:95, 35:85] = True
+    black = (shown == 0).all(2)
+    assert (shown[inside & ~black] != plain[inside & ~black]).any(1).mean() > 0.9, "tinted"
+    boxes = ndimage.find_objects(ndimage.label(ndimage.binary_closing(black, np.ones((5, 5))))[0])
+    assert len(boxes) == 2, "two texts"
+    assert (boxes[0][0].start, boxes[0][1].start) == (40, 30), "at the top left"
+    assert boxes[1][0].start == 120 and black[121:131, 299].all(), "moved into the picture"
+    untouched = (labels == 0) & ~ndimage.binary_dilation(black, iterations=12)
+    assert np.array_equal(shown[untouched], plain[untouched])
+
+
+def test_objects_of_one_class_have_no_texts() -> None:
+    shown = overlay.draw(detected({2: "nucleus"})[0])
+    assert not (shown == 0).all(2).any()
+
+
+def test_of_texts_in_one_place_the_higher_score_has_it() -> None:
+    result, labels = detected({1: "cat", 2: "dog"})
+    labels[45:115, 35:120] = 2
+    both, alone = overlay.draw(result), np.where(labels == 2, labels, 0)
+    assert np.array_equal(both[46:58, 38:80], overlay.draw(replace(result, result=ArraySource(alone)))[46:58, 38:80])
+
+
+def test_a_text_wider_than_the_picture_is_cut_off() -> None:
+    result, _ = detected({1: "x" * 100, 2: "dog"})
+    assert overlay.draw(result).shape == (200, 300, 3)
+
+
 # -------------------------------------------------------------------------------------------------------------- table
 
 
@@ -101,7 +147,8 @@ def rows_of(labels: np.ndarray, tall: float, wide: float) -> list[tuple[float, .
         ys, xs = np.nonzero(labels == number)
         y, x, area = ys.mean(), xs.mean(), len(ys)
         box = (ys.min(), xs.min(), ys.max() + 1, xs.max() + 1)
-        rows.append((number, area, y, x, *box, area * tall * wide, y * tall, x * wide))
+        sides = [side * size for side, size in zip(box, (tall, wide) * 2, strict=True)]
+        rows.append((number, area, y, x, *box, area * tall * wide, y * tall, x * wide, *sides))
     return rows
 
 
@@ -166,8 +213,26 @@ def test_the_columns_of_a_table(size: tuple[float, float] | None, tmp_path: Path
     with (tmp_path / "a.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     first = {"id": "4", "area": "2", "y": "4.0", "x": "1.5", "top": "4", "left": "1", "bottom": "5", "right": "3"}
-    assert rows[0] == (first | {"area_um2": "0.25", "y_um": "2.0", "x_um": "0.375"} if size else first)
+    micrometres = {"area_um2": "0.25", "y_um": "2.0", "x_um": "0.375"}
+    micrometres |= {"top_um": "2.0", "left_um": "0.25", "bottom_um": "2.5", "right_um": "0.75"}
+    assert rows[0] == (first | micrometres if size else first)
     assert [row["id"] for row in rows] == ["4", "9"] and rows[1]["right"] == "7"
+
+
+@pytest.mark.parametrize("size", [None, (0.5, 0.25)])
+def test_class_and_score_are_behind_the_id_where_a_detector_knows_them(size: tuple[float, float] | None, tmp_path: Path) -> None:
+    result = scenes.exported(pixel_size=size)
+    found = scenes.instances()
+    table.TABLE.export(tmp_path / "a.csv", result)
+    with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert list(rows[0])[:5] == ["id", "class", "score", "area", "y"] and ("right_um" in rows[0]) == bool(size)
+    assert_rows([[float(value) for name, value in row.items() if name not in ("class", "score")] for row in rows],
+                [row if size else row[:8] for row in rows_of(scenes.drawn(found, (160, 240)), *(size or (1, 1)))])  # fmt: skip
+    for row in rows:
+        place = int(row["id"]) - 1
+        assert row["class"] == scenes.NAMES[int(found.classes[place])]
+        assert float(row["score"]) == round(float(found.scores[place]), 6)
 
 
 def test_an_image_without_objects_has_a_table_without_rows() -> None:

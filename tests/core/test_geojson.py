@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import shapely
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -17,11 +18,13 @@ from scipy import ndimage
 
 from i2i.contracts import Array, Exported
 from i2i.exporters import geojson, outlines
-from i2i.exporters.geojson import GEOJSON, Known, write_geojson
+from i2i.exporters.geojson import GEOJSON, write_geojson
+from i2i.exporters.known import Known
 from i2i.exporters.outlines import Outline, find_outlines
 from i2i.formats.views import ArraySource
 from i2i.geometry import Region
 from tests.cli.kit import blobs
+from tests.core import scenes
 
 deterministic = settings(derandomize=True, deadline=None, max_examples=80)
 
@@ -267,6 +270,41 @@ def test_a_class_and_a_score_are_written_where_they_are_known(tmp_path: Path) ->
     assert classes[0] == classes[2] and len(classes[0]["color"]) == 3, "QuPath takes a class with a colour only"
     assert classes[0]["color"] != classes[1]["color"]
     assert [each["measurements"].get("Score") for each in properties] == [0.75, None, None, 0.5]
+
+
+def test_a_detectors_objects_have_class_and_score(tmp_path: Path) -> None:
+    GEOJSON.export(tmp_path / "a.json", scenes.exported())
+    found = scenes.instances()
+    for feature in features_of(tmp_path / "a.json"):
+        place = feature["properties"]["label"] - 1
+        assert feature["properties"]["classification"]["name"] == scenes.NAMES[int(found.classes[place])]
+        assert feature["properties"]["measurements"]["Score"] == round(float(found.scores[place]), 6)
+
+
+@pytest.mark.parametrize("scale", [(1.0, 1.0), (3.0, 2.0)])
+def test_shapely_finds_the_polygons_valid_and_of_the_right_area(scale: tuple[float, float], tmp_path: Path) -> None:
+    """Of overlapping objects, of noise with parts, holes and pixels that meet at corners, and of parts in holes."""
+    noise = np.random.default_rng(0).integers(0, 4, (40, 50)).astype(np.uint16)
+    labels = np.zeros((160, 290), np.uint16)
+    labels[:, :240], labels[:40, 240:], labels[60:67, 250:257] = (
+        scenes.drawn(scenes.instances(), (160, 240)),
+        noise + 100,
+        NESTED * 200,
+    )
+    write_geojson(tmp_path / "a.json", ArraySource(labels), scale=scale)
+    features = features_of(tmp_path / "a.json")
+    assert len(features) == len(np.unique(labels)) - 1
+    for feature in features:
+        polygon, mask = shapely.geometry.shape(feature["geometry"]), labels == feature["properties"]["label"]
+        assert polygon.is_valid, shapely.is_valid_reason(polygon)
+        assert polygon.area == mask.sum() * scale[0] * scale[1]
+        ys, xs = np.nonzero(mask)
+        bounds = (xs.min() * scale[1], ys.min() * scale[0], (xs.max() + 1) * scale[1], (ys.max() + 1) * scale[0])
+        assert polygon.bounds == bounds
+        inside = shapely.contains_xy(
+            polygon, *(np.mgrid[: labels.shape[1], : labels.shape[0]] + 0.5) * np.array(scale[::-1])[:, None, None]
+        )
+        assert np.array_equal(inside.T, mask), "drawn again it is the object, pixel by pixel"
 
 
 @pytest.mark.parametrize(("scale", "right", "bottom"), [((3, 2), 14, 9), ((1.5, 2.333), 16.33, 4.5)])
