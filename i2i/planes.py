@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from i2i.canvas import Canvas, Layer
-from i2i.contracts import Array, ImageSpec, Predictor, Source
-from i2i.engine import Job, Progress, run_job
+from i2i.contracts import Array, ImageSpec, Objects, Predictor, Source
+from i2i.engine import Job, Outcome, Progress, run_job
+from i2i.engine.objects import ObjectsOutcome
 from i2i.formats.views import View
 from i2i.geometry import Region
 from i2i.verify import verify
@@ -67,7 +68,8 @@ class PlaneResults:
 
 @dataclass(frozen=True)
 class Done:
-    """What all planes gave. ``objects``: of all planes, and ``most`` of them in one; None where there are none."""
+    """What all planes gave. ``objects``: of all planes, and ``most`` the highest label of one; None where there are none.
+    ``found``: what a detector knows of the objects of an image of one plane."""
 
     result: Source
     objects: int | None
@@ -75,6 +77,7 @@ class Done:
     computed: int
     reused: int
     warnings: list[str]
+    found: Objects | None = None
 
 
 def plane_names(axes: tuple[tuple[str, int], ...]) -> list[str]:
@@ -106,18 +109,28 @@ def _named(progress: Progress, name: str) -> Progress:
     return lambda stage, share: progress(f"{name} {stage}", share)
 
 
+def _run_plane(job: Job, alone: bool) -> Outcome:
+    """What is known of the objects of many planes would fill the memory, and is for exporters, which take one plane."""
+    outcome = run_job(job)
+    if isinstance(outcome, ObjectsOutcome) and not alone:
+        outcome.found = None
+    return outcome
+
+
 def run_planes(jobs: Sequence[Job], axes: tuple[tuple[str, int], ...]) -> Done:
     """Do all planes, one after the other. Their results lie along ``axes``."""
-    outcomes = [run_job(job) for job in jobs]
+    outcomes = [_run_plane(job, len(jobs) == 1) for job in jobs]
     counts = [outcome.objects for outcome in outcomes if outcome.objects is not None]
+    of_detectors = [outcome for outcome in outcomes if isinstance(outcome, ObjectsOutcome)]
     named = zip(plane_names(axes), outcomes, strict=True)
     return Done(
         result=PlaneResults([outcome.result for outcome in outcomes], axes),
         objects=sum(counts) if counts else None,
-        most=max(counts, default=None),
+        most=max([outcome.highest for outcome in of_detectors] or counts, default=None),
         computed=sum(outcome.computed for outcome in outcomes),
         reused=sum(outcome.reused for outcome in outcomes),
         warnings=[f"{name}: {text}".lstrip(": ") for name, outcome in named for text in outcome.warnings],
+        found=of_detectors[0].found if of_detectors else None,
     )
 
 

@@ -204,7 +204,8 @@ class Session:
         form = format_for_output(path, self.formats)
         files: dict[Path, Write] = {path: lambda temporary: self._write(form, temporary, result, work, plan)}
         larger = work.full[0] / whole.spec.height, work.full[1] / whole.spec.width
-        exported = Exported(View(work.image), whole, work.output.meaning, larger)
+        found = replace(done.found, masks=None) if done.found and work.scaling else done.found
+        exported = Exported(View(work.image), whole, work.output.meaning, larger, found, work.item.name)
         for name, place_of in work.item.exports.items():
             files[place_of] = exporting(self._exporter(name), exported)
         write_all(files)

@@ -210,7 +210,7 @@ class _Kit:
             _require(first.tobytes() == second.tobytes(), f"{output.name}: two runs give different results: not deterministic")
             same = recorded.tobytes() == first.tobytes()
             _require(same, f"{output.name}: with_statistics(statistics()) gives another result: a resumed run would differ")
-            if output.meaning == "labels":
+            if output.meaning == "labels" and self.predictor.kind != "instances":  # an object may be below others
                 ids = np.unique(first[first > 0])
                 _require(np.array_equal(ids, np.arange(1, len(ids) + 1)), f"{output.name}: labels are not 1 .. N without gaps")
 
@@ -310,10 +310,10 @@ class _Kit:
         _require(bool(whole.any()), "no object is found in the test image; pass images= with some")
         for plan in self._tilings(source):
             tiled = self.run(source, output, plan)[..., 0]
+            all_, found = (np.count_nonzero(np.unique(labels)) for labels in (whole, tiled))
             _require(
-                int(tiled.max()) == int(whole.max()),
-                f"{int(whole.max())} objects in the whole image, {int(tiled.max())} with windows of {plan.tile[0]}: "
-                "lost or counted twice",
+                found == all_,
+                f"{all_} objects in the whole image, {found} with windows of {plan.tile[0]}: lost or counted twice",
             )
             share = float(((tiled > 0) != (whole > 0)).mean())
             _require(

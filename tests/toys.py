@@ -155,6 +155,36 @@ class Blobs(InstancePredictor):
         )
 
 
+class Shapes(InstancePredictor):
+    """Connected shapes on black, exactly as far as the window shows them: the class is 1, or 2 for bright ones; the score is
+    the brightest pixel. At most ``most`` of a window are given, the highest scores first. With ``jitter``, boxes are moved by up
+    to so many pixels, and scores changed, differently in each window."""
+
+    class_names: Mapping[int, str] = {1: "dark", 2: "bright"}
+
+    def __init__(self, halo: int = 32, most: int = 10**6, jitter: int = 0) -> None:
+        self.footprint, self.most, self.jitter = Footprint(halo=halo), most, jitter
+        self.outputs = (Output("labels", 1, "uint32", "labels"),)
+
+    def __call__(self, batch: Tensor) -> list[Instances]:
+        return [self._find(image[0].cpu().numpy()) for image in batch]
+
+    def _find(self, image: Array) -> Instances:
+        labels, count = ndimage.label(image > 0)
+        places = ndimage.find_objects(labels)
+        tops = ndimage.maximum(image, labels, np.arange(1, count + 1)) if count else np.zeros(0)
+        chosen = np.argsort(-tops, kind="stable")[: self.most]
+        masks = tuple(labels[places[i]] == i + 1 for i in chosen)
+        boxes = np.array([[part.start for part in places[i]] + [part.stop for part in places[i]] for i in chosen], np.int64)
+        boxes, scores = boxes.reshape(-1, 4), tops[chosen] / 256
+        if self.jitter:
+            random = np.random.default_rng(int(image.sum()))
+            moved = random.integers(-self.jitter, self.jitter + 1, (len(boxes), 2))
+            moved = np.clip(moved, -boxes[:, :2], np.array(image.shape) - boxes[:, 2:])
+            boxes, scores = boxes + np.tile(moved, 2), scores * random.uniform(0.7, 1, len(boxes))
+        return Instances(boxes, scores.astype(np.float32), np.where(tops[chosen] > 128, 2, 1), masks, count - len(masks))
+
+
 # --------------------------------------------------------------------------------------------- an iterative optimiser
 
 
@@ -211,4 +241,4 @@ CONVOLVE = Task("convolve", "Toy: a small convolutional network", NoOptions, lam
 FIND = Task("findblobs", "Toy: bright components", BlobOptions, _blobs, needs_model=False)
 SMOOTH = Task("smooth", "Toy: smoothing by gradient descent", NoOptions, lambda o, m, r: Smoother(), needs_model=False)
 
-__all__ = ["CONVOLVE", "FIND", "SMOOTH", "Blobs", "Convolution", "Enlarge", "Mirrored", "Renormalised", "Smoother"]
+__all__ = ["CONVOLVE", "FIND", "SMOOTH", "Blobs", "Convolution", "Enlarge", "Mirrored", "Renormalised", "Shapes", "Smoother"]

@@ -336,14 +336,13 @@ def test_objects_whose_place_jitters_from_tile_to_tile_are_counted_once() -> Non
     assert [run(Jittering(), pixels, plan(side)).max() for side in (2048, 80, 84, 90, 97)] == [121] * 5
 
 
-def test_objects_larger_than_a_window_are_reported() -> None:
+def test_objects_larger_than_a_window_are_joined() -> None:
     pixels = np.zeros((300, 300, 1), np.uint8)
     pixels[100:200, 20:280] = 255
     source, predictor = ArraySource(pixels), toys.Blobs()
     job = Job(source, predictor, predictor.outputs[0], plan(128), MemoryCanvas())
     outcome = run_job(job)
-    assert outcome.objects == 0
-    assert any("reach beyond their window" in warning and "--tile" in warning for warning in outcome.warnings)
+    assert outcome.objects == 1 and not outcome.warnings
     whole_image = run_job(replace(job, plan=plan(512), canvas=MemoryCanvas()))
     assert whole_image.objects == 1 and not whole_image.warnings
 

@@ -100,7 +100,7 @@ def test_nan_is_caught():
 class _NoContext(toys.Blobs):
     def __init__(self):
         super().__init__()
-        self.footprint = Footprint(halo=2)
+        self.footprint = Footprint(halo=0)
 
 
 def test_objects_lost_between_windows_are_caught():
