@@ -120,3 +120,54 @@ class RunOptions:
 def merge(*options: Any) -> dict[str, Any]:
     """The values of several option instances by field name."""
     return {item.name: getattr(one, item.name) for one in options for item in dataclasses.fields(one)}
+
+
+def changed(options: Any, names: Sequence[str]) -> list[str]:
+    """Those of the fields of an options dataclass that are not at their defaults."""
+    defaults = {item.name: item.default for item in dataclasses.fields(options)}
+    return [name for name in names if getattr(options, name) != defaults[name]]
+
+
+DATA = "Data"
+NETWORK = "Network"
+LOSS = "Loss"
+SCHEDULE = "Training"
+AUGMENTATION = "Augmentation"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleOptions:
+    """How long and how fast a network learns: what the training of any task has."""
+
+    steps: int = option(2000, help="batches to train on; --resume with more goes on longer", panel=SCHEDULE, minimum=1)
+    batch: int = option(8, help="crops in a batch, of all processes together", panel=SCHEDULE, minimum=1)
+    crop: int = option(256, help="side of a crop in pixels", panel=SCHEDULE, minimum=16)
+    rate: float = option(1e-3, help="largest learning rate", panel=SCHEDULE, minimum=0)
+    optimizer: str = option("adamw", help="sgd is the papers'", choices=("adamw", "sgd"), panel=SCHEDULE)
+    momentum: float = option(0.9, help="of sgd", panel=SCHEDULE, minimum=0)
+    weight_decay: float = option(1e-4, help="pull of the weights to 0", panel=SCHEDULE, minimum=0)
+    schedule: str = option("cosine", help="of the learning rate", choices=("cosine", "poly", "step", "constant"), panel=SCHEDULE)
+    warmup: int = option(100, help="steps until the learning rate is reached", panel=SCHEDULE, minimum=0)
+    average: float = option(0.995, help="decay of the average of weights that is kept; 0: none", panel=SCHEDULE, minimum=0)
+    patience: int = option(
+        0, help="stop after N validations in a row without a better one (default: never)", panel=SCHEDULE, minimum=0
+    )
+    validate_every: int = option(250, help="steps between validations and checkpoints", panel=SCHEDULE, minimum=1)
+    samples: int = option(4, help="validation images on the PNG of each validation; 0: none", panel=SCHEDULE, minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentationOptions:
+    """How crops are varied: the fields of :class:`i2i.data.Augmentation`, and whether at all."""
+
+    augment: bool = option(True, help="vary the crops, as the options below say", panel=AUGMENTATION)
+    shift: bool = option(True, help="crops anywhere, not only side by side", panel=AUGMENTATION)
+    flip: bool = option(True, help="mirror along both axes", panel=AUGMENTATION)
+    rotate: float = option(180.0, help="either way, up to this angle; 0: off", panel=AUGMENTATION, metavar="DEGREES", minimum=0)
+    scale: float = option(1.4, help="smaller or larger, up to this factor; 1: off", panel=AUGMENTATION, minimum=1)
+    elastic: float = option(
+        6.0, help="deformation: sigma of the displacements on a 3x3 grid; 0: off", panel=AUGMENTATION, metavar="PIXELS", minimum=0
+    )
+    gray: float = option(0.15, help="sigma of contrast, brightness and gamma; 0: off", panel=AUGMENTATION, minimum=0)
+    noise: float = option(0.05, help="largest sigma of noise, in normalised gray values; 0: off", panel=AUGMENTATION, minimum=0)
+    blur: float = option(1.0, help="largest sigma of blur; 0: off", panel=AUGMENTATION, metavar="PIXELS", minimum=0)

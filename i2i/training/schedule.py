@@ -9,6 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from i2i.errors import UsageError
+from i2i.options import ScheduleOptions
+
 CURVES: dict[str, Callable[[float], float]] = {
     "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
     "poly": lambda done: (1 - done) ** 0.9,
@@ -40,6 +43,14 @@ class Schedule:
     momentum: float = 0.9
     patience: int = 0
 
+    @staticmethod
+    def of(options: ScheduleOptions) -> Schedule:
+        """As the options of a training say."""
+        return Schedule(
+            options.steps, options.rate, options.weight_decay, options.warmup, options.average,
+            options.schedule, options.optimizer, options.momentum, options.patience,
+        )  # fmt: skip
+
     def factor(self, step: int) -> float:
         """The share of ``rate`` used at ``step``, 0 .. 1."""
         if step < self.warmup:
@@ -52,3 +63,12 @@ class Schedule:
         if self.optimizer == "sgd":
             return torch.optim.SGD(parameters, lr=self.rate, momentum=self.momentum, weight_decay=self.weight_decay)
         return torch.optim.AdamW(parameters, lr=self.rate, weight_decay=self.weight_decay)
+
+
+def check_schedule(options: ScheduleOptions, batch: int, processes: int) -> None:
+    """Raises ``UsageError`` for averages of 1 and above, and for a ``batch`` of which a process would have no part."""
+    if batch < processes:
+        raise UsageError(f"--batch {options.batch}: fewer than the {processes} processes that train")
+    for name in ("average", "momentum"):
+        if getattr(options, name) >= 1:
+            raise UsageError(f"--{name} {getattr(options, name):g}: must be below 1")

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from i2i.options import INPUT, MODEL, option
+from i2i.options import (
+    AUGMENTATION,
+    DATA,
+    INPUT,
+    LOSS,
+    MODEL,
+    NETWORK,
+    SCHEDULE,
+    AugmentationOptions,
+    ScheduleOptions,
+    option,
+)
 
-DATA = "Data"
-NETWORK = "Network"
-LOSS = "Loss"
-SCHEDULE = "Training"
-AUGMENTATION = "Augmentation"
 LOSSES = ("weighted", "cross-entropy", "dice", "weighted+dice", "cross-entropy+dice")
 
 
@@ -22,9 +28,9 @@ class SegmentOptions:
     float_: bool = option(False, flag="--float", help="probabilities, as float32, 0 to 1 (without: uint8, 0 to 255)", panel=INPUT)
 
 
-@dataclass(frozen=True)
-class TrainOptions:
-    """``i2i train segment``."""
+@dataclass(frozen=True, kw_only=True)
+class _SegmentationOptions:
+    """What is learnt, and by which network."""
 
     images: str = option(help="folder of images", panel=DATA, metavar="DIR")
     masks: str = option(help="folder of masks of the same names and sizes, 0 is background", panel=DATA, metavar="DIR")
@@ -75,7 +81,12 @@ class TrainOptions:
     border_sigma: float = option(5.0, help="of weighted: how far that reaches, in pixels", panel=LOSS, minimum=0.1)
     class_balance: bool = option(False, help="weigh each class by how rare it is", panel=LOSS)
     dice_weight: float = option(0.5, help="weight of Dice beside cross entropy", panel=LOSS, minimum=0)
-    steps: int = option(2000, help="batches to train on; --resume with more goes on longer", panel=SCHEDULE, minimum=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(AugmentationOptions, ScheduleOptions, _SegmentationOptions):
+    """``i2i train segment``. Its options are in the order of the last base first."""
+
     batch: int = option(
         0,
         help="crops in a batch, of all processes together (default: 8; of --arch patch: 512 patches)",
@@ -88,31 +99,11 @@ class TrainOptions:
         panel=SCHEDULE,
         minimum=16,
     )
-    rate: float = option(1e-3, help="largest learning rate", panel=SCHEDULE, minimum=0)
     optimizer: str = option("adamw", help="sgd is the paper's", choices=("adamw", "sgd"), panel=SCHEDULE)
     momentum: float = option(0.99, help="of sgd", panel=SCHEDULE, minimum=0)
-    weight_decay: float = option(1e-4, help="pull of the weights to 0", panel=SCHEDULE, minimum=0)
-    schedule: str = option("cosine", help="of the learning rate", choices=("cosine", "poly", "step", "constant"), panel=SCHEDULE)
-    warmup: int = option(100, help="steps until the learning rate is reached", panel=SCHEDULE, minimum=0)
-    average: float = option(0.995, help="decay of the average of weights that is kept; 0: none", panel=SCHEDULE, minimum=0)
-    patience: int = option(
-        0, help="stop after N validations in a row without a better one (default: never)", panel=SCHEDULE, minimum=0
-    )
-    validate_every: int = option(250, help="steps between validations and checkpoints", panel=SCHEDULE, minimum=1)
-    samples: int = option(4, help="validation images on the PNG of each validation; 0: none", panel=SCHEDULE, minimum=0)
     augment: bool = option(
         True, help="vary the crops, as the options below say (of --arch patch: 8 flips and rotations)", panel=AUGMENTATION
     )
-    shift: bool = option(True, help="crops anywhere, not only side by side", panel=AUGMENTATION)
-    flip: bool = option(True, help="mirror along both axes", panel=AUGMENTATION)
-    rotate: float = option(180.0, help="either way, up to this angle; 0: off", panel=AUGMENTATION, metavar="DEGREES", minimum=0)
-    scale: float = option(1.4, help="smaller or larger, up to this factor; 1: off", panel=AUGMENTATION, minimum=1)
-    elastic: float = option(
-        6.0, help="deformation: sigma of the displacements on a 3x3 grid; 0: off", panel=AUGMENTATION, metavar="PIXELS", minimum=0
-    )
-    gray: float = option(0.15, help="sigma of contrast, brightness and gamma; 0: off", panel=AUGMENTATION, minimum=0)
-    noise: float = option(0.05, help="largest sigma of noise, in normalised gray values; 0: off", panel=AUGMENTATION, minimum=0)
-    blur: float = option(1.0, help="largest sigma of blur; 0: off", panel=AUGMENTATION, metavar="PIXELS", minimum=0)
 
 
 HEADLINE = (

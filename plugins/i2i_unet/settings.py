@@ -6,12 +6,12 @@ from dataclasses import fields, replace
 from typing import Any
 
 from i2i.contracts import Model, TrainingRun
-from i2i.data import NO_AUGMENTATION, Augmentation
 from i2i.errors import ModelError, TrainingError, UsageError
-from i2i.training import Schedule
+from i2i.options import NETWORK, changed
+from i2i.training import check_schedule
 from i2i_unet.architectures import Config, Network, adapt, build
 from i2i_unet.network import UNetConfig, original
-from i2i_unet.options import NETWORK, TrainOptions
+from i2i_unet.options import TrainOptions
 from i2i_unet.patch import PatchConfig
 from i2i_unet.predictor import read_header
 from i2i_unet.targets import Target
@@ -28,9 +28,9 @@ def base_model(options: TrainOptions, run: TrainingRun) -> Model | None:
     """The model to fine-tune. Its network is its own: raises ``UsageError`` for options that ask for another."""
     if not options.from_:
         return None
-    changed = _changed(options) + [name for name in ("arch", "normalize") if getattr(options, name) != _default_of(name)]
-    if changed:
-        raise UsageError(f"--from {options.from_}: the network is that model's; leave out --{_dashed(changed[0])}")
+    alien = _changed(options) + changed(options, ("arch", "normalize"))
+    if alien:
+        raise UsageError(f"--from {options.from_}: the network is that model's; leave out --{_dashed(alien[0])}")
     return run.find_model(options.from_)
 
 
@@ -39,11 +39,11 @@ def network_config(options: TrainOptions, base: Model | None) -> Config:
     for options that would do nothing."""
     if base:
         return read_header(base).network
-    changed = _changed(options)
+    asked = _changed(options)
     alien = {
-        "unet": [name for name in changed if name in _OF_PATCH],
-        "original": changed,
-        "patch": [name for name in changed if name not in _OF_PATCH],
+        "unet": [name for name in asked if name in _OF_PATCH],
+        "original": asked,
+        "patch": [name for name in asked if name not in _OF_PATCH],
     }[options.arch]
     if alien:
         raise UsageError(f"--arch {options.arch} has no --{_dashed(alien[0])}; leave it out")
@@ -66,8 +66,8 @@ def _described(options: TrainOptions) -> Config:
 
 def _changed(options: TrainOptions) -> list[str]:
     """The options of the network that are not at their defaults, but for which architecture."""
-    panel = [item for item in fields(options) if item.metadata["panel"] == NETWORK and item.name not in ("arch", "from_")]
-    return [item.name for item in panel if getattr(options, item.name) != item.default]
+    panel = [item.name for item in fields(options) if item.metadata["panel"] == NETWORK]
+    return changed(options, [name for name in panel if name not in ("arch", "from_")])
 
 
 def _default_of(name: str) -> Any:
@@ -104,29 +104,12 @@ def _start_from(base: Model, network: Network, run: TrainingRun) -> None:
 
 def check(options: TrainOptions, config: Config, processes: int) -> None:
     """Raises ``UsageError`` for a batch, a crop or a loss that this network cannot be trained with, and impossible averages."""
-    if batch_size(options, config) < processes:
-        raise UsageError(f"--batch {options.batch}: fewer than the {processes} processes that train")
+    check_schedule(options, batch_size(options, config), processes)
     if isinstance(config, PatchConfig) and options.loss not in ("cross-entropy", _default_of("loss")):
         raise UsageError(f"--loss {options.loss}: a patch classifier has cross-entropy alone")
     if isinstance(config, UNetConfig) and config.padding == "same" and options.crop % config.stride:
         raise UsageError(f"--crop {options.crop}: a network of depth {config.depth} needs a multiple of {config.stride}")
-    for name in ("average", "momentum"):
-        if getattr(options, name) >= 1:
-            raise UsageError(f"--{name} {getattr(options, name):g}: must be below 1")
 
 
 def batch_size(options: TrainOptions, config: Config) -> int:
     return options.batch or (_PATCHES if isinstance(config, PatchConfig) else _CROPS)
-
-
-def augmentation(options: TrainOptions) -> Augmentation:
-    if not options.augment:
-        return NO_AUGMENTATION
-    return Augmentation(**{item.name: getattr(options, item.name) for item in fields(Augmentation)})
-
-
-def schedule(options: TrainOptions) -> Schedule:
-    return Schedule(
-        options.steps, options.rate, options.weight_decay, options.warmup, options.average,
-        options.schedule, options.optimizer, options.momentum, options.patience,
-    )  # fmt: skip
