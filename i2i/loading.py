@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ from i2i.backends import pick_device, pick_precision, start_torch
 from i2i.contracts import ImageSpec, Model, Output, Predictor, Runtime, Source, Task
 from i2i.errors import ModelError, UsageError
 from i2i.formats.views import Described, Selection
-from i2i.models import default_model, find_model
+from i2i.models import Progress, default_model, find_model
 from i2i.options import RunOptions
 from i2i.registry import Registry
 
@@ -21,13 +21,15 @@ Ready = tuple[tuple[Model, ...], Predictor, Runtime]
 
 @dataclass
 class Loader:
-    """``options`` are the task's own, ``run`` those that every image command has. Safe to use from several threads. Raises
-    ``UsageError`` for several models of a task that takes one."""
+    """``options`` are the task's own, ``run`` those that every image command has; ``progress`` gives what is told of the download
+    of a model of that name. Safe to use from several threads. Raises ``UsageError`` for several models of a task that takes
+    one."""
 
     task: Task
     options: Any
     run: RunOptions
     registry: Registry
+    progress: Callable[[str], Progress] | None = None
     _ready: dict[tuple[str, ...], Ready] = field(default_factory=dict)
     _loading: threading.Lock = field(default_factory=threading.Lock)
 
@@ -55,7 +57,7 @@ class Loader:
     def _load(self, names: Sequence[str]) -> Ready:
         start_torch()
         cards = self.registry.models(self.task.name)
-        models = tuple(find_model(name, self.task.name, cards) for name in names)
+        models = tuple(find_model(name, self.task.name, cards, self.progress and self.progress(name)) for name in names)
         device = pick_device(self.run.device)
         runtime = Runtime(device, pick_precision(self.run.precision, device, _vouched(models)), "torch")
         predictors = [self.task.load(self.options, model, runtime) for model in models or (None,)]
@@ -102,12 +104,12 @@ class Loader:
 
 
 def as_trained(source: Source, predictor: Predictor) -> Source:
-    """The source as the predictor was trained to see it: a gray image as three equal channels where ``gray_as_rgb`` says so, with
-    a remark; any other as it is."""
+    """The source as the predictor was trained to see it: a gray image as three equal channels where ``gray_as_rgb`` says so, any
+    other as it is; with a remark on that, and those of the predictor."""
     spec = source.spec
     if not predictor.gray_as_rgb or (spec.channels, predictor.footprint.channels_in) != (1, 3):
-        return source
-    remarks = (*spec.remarks, "gray: the model sees it as three equal channels, as it was trained to")
+        return Described(source, remarks=(*spec.remarks, *predictor.remarks)) if predictor.remarks else source
+    remarks = (*spec.remarks, "gray: the model sees it as three equal channels, as it was trained to", *predictor.remarks)
     return Selection(Described(source, remarks=remarks), range(spec.plane_count), spec.planes, channels=(0, 0, 0))
 
 

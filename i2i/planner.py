@@ -148,12 +148,10 @@ def make_plan(spec: ImageSpec, predictor: Predictor, outputs_bytes: int, options
     predictor.window_bytes = int(predictor.window_bytes * activation_share(runtime.backend))
     canvas_bytes = spec.height * spec.width * predictor.footprint.scale**2 * outputs_bytes
     on_disk = canvas_bytes > allowed // jobs // 16 or predictor.kind == "image"
-    held = READ_BYTES + overhead_bytes(runtime.backend) + (0 if on_disk else canvas_bytes)
+    held = READ_BYTES + predictor.held_bytes + overhead_bytes(runtime.backend) + (0 if on_disk else canvas_bytes)
     left = (allowed - BASE_BYTES) // jobs - held
     if left < LATER_BYTES:
-        cause = f"--jobs {jobs}: too many for" if jobs > 1 else f"--backend {runtime.backend}: needs more than"
-        cure = "give fewer, or more --memory" if jobs > 1 else "give more --memory, or --backend torch"
-        raise UsageError(f"{cause} {allowed / 1e9:.1f} GB; {cure}")
+        raise UsageError(_no_room(jobs, runtime.backend, allowed))
     tile = _tile(spec, predictor, options, left)
     grid = grid_of(spec, predictor.footprint, tile)
     batch = _batch(predictor, grid, options, left)
@@ -183,6 +181,15 @@ def _cores(grid: Grid) -> int:
     return max(1, min(_BLOCK_SIDE // max(grid.rows.step, grid.columns.step), _BLOCK_WINDOWS // side))
 
 
+def _no_room(jobs: int, backend: str, allowed: int) -> str:
+    """Why not even the libraries and the model fit the budget."""
+    if jobs > 1:
+        return f"--jobs {jobs}: too many for {allowed / 1e9:.1f} GB; give fewer, or more --memory"
+    if backend != "torch":
+        return f"--backend {backend}: needs more than {allowed / 1e9:.1f} GB; give more --memory, or --backend torch"
+    return f"--memory: this model needs more than {allowed / 1e9:.1f} GB; raise it"
+
+
 def _too_large(predictor: Predictor, options: RunOptions, left: int, window: tuple[int, int], batch: int) -> str:
     """Why what was asked for does not fit the budget, and what would."""
     needed = (window_cost(predictor, window, batch) - left + budget(options)) / 1e9
@@ -210,7 +217,8 @@ def _tile(spec: ImageSpec, predictor: Predictor, options: RunOptions, left: int)
     whole = _whole(spec, footprint)
     if not footprint.exact and window_cost(predictor, whole, 1) <= left:
         return whole
-    tiles = list(product(_sides(spec.height, footprint), _sides(spec.width, footprint)))
+    heights, widths = (_sides(length, footprint, predictor.zoom) for length in (spec.height, spec.width))
+    tiles = list(product(heights, widths))
     fitting = [tile for tile in tiles if window_cost(predictor, tile, 1) <= left]
     if not fitting:
         seen = f"which sees {footprint.halo} pixels around each"
@@ -239,19 +247,20 @@ def _whole(spec: ImageSpec, footprint: Footprint) -> tuple[int, int]:
     return height, width
 
 
-def _sides(length: int, footprint: Footprint) -> list[int]:
-    """Window sides worth a try along an axis of ``length`` pixels: those that cut it into equal cores, up to ``_LARGEST``."""
+def _sides(length: int, footprint: Footprint, zoom: float) -> list[int]:
+    """Window sides worth a try along an axis of ``length`` pixels: those that cut it into equal cores, up to ``_LARGEST`` pixels
+    of the network, which sees them ``zoom`` times as large."""
     stride, halo = footprint.multiple_of, round_up(footprint.halo, footprint.multiple_of)
     margin = 2 * halo if footprint.border == "mirror" else 0
     sides = {round_up(length, stride) + margin}
     for side in _SIDES:
-        core = max(stride, side - 2 * halo)
+        core = max(stride, round(side / zoom) - 2 * halo)
         if footprint.border == "mirror":
             sides.add(round_up(-(-length // -(-length // core)), stride) + 2 * halo)
         else:  # the first core and the last have a halo on one side only
             count = max(1, -(-(length - 2 * halo) // core))
             sides.add(round_up(-(-(length - 2 * halo) // count), stride) + 2 * halo)
-    fitting = {side for side in sides if side <= max(_LARGEST, 3 * halo + stride)}
+    fitting = {side for side in sides if side <= max(_LARGEST / zoom, 3 * halo + stride)}
     return sorted(fitting or {min(sides)})
 
 
@@ -259,5 +268,5 @@ def _batch(predictor: Predictor, grid: Grid, options: RunOptions, left: int) -> 
     if options.batch != "auto":
         return _number(options.batch, "--batch")
     height, width = grid.window_shape
-    wanted = min(grid.tile_count, _BATCH_PIXELS // (height * width))
+    wanted = min(grid.tile_count, int(_BATCH_PIXELS / (height * width * predictor.zoom**2)))
     return max(1, min(wanted, left // max(1, window_cost(predictor, grid.window_shape, 1))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import threading
@@ -107,6 +108,20 @@ def seconds_text(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+@dataclass
+class Download:
+    """Says how far the download of the model ``name`` is: at its first bytes, then every few seconds."""
+
+    name: str
+    _told: float = -math.inf
+
+    def __call__(self, done: int, whole: int | None) -> None:
+        if time.monotonic() - self._told >= 5:
+            self._told = time.monotonic()
+            of = f" of {size_text(whole)}" if whole else ""
+            say(f"{self.name}: downloaded {size_text(done)}{of}")
 
 
 @dataclass

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -114,25 +112,11 @@ def _described(card: Mapping[str, Any], inner: bool = False) -> list[str]:
 
 def _models_get(registry: Registry, values: Mapping[str, Any]) -> None:
     card = _card(registry, values["name"])
-    path = fetch(card, _Download(card.name))
+    path = fetch(card, console.Download(card.name))
     if values["json_"]:
         console.put_json({"name": card.name, "path": path, "sha256": card.sha256})
     else:
         console.put(str(path))
-
-
-@dataclass
-class _Download:
-    """Says how far a download is: at its first bytes, then every few seconds."""
-
-    name: str
-    _told: float = -math.inf
-
-    def __call__(self, done: int, whole: int | None) -> None:
-        if time.monotonic() - self._told >= 5:
-            self._told = time.monotonic()
-            of = f" of {console.size_text(whole)}" if whole else ""
-            console.say(f"{self.name}: downloaded {console.size_text(done)}{of}")
 
 
 # ------------------------------------------------------------------------------------------------------------ plugins

@@ -67,6 +67,7 @@ def run_images(task: Task, registry: Registry, values: Mapping[str, Any]) -> Non
 def _run(task: Task, registry: Registry, values: Mapping[str, Any]) -> tuple[Session, list[RunReport]]:
     names = {item.name for kind in (task.options, RunOptions) for item in fields(kind)}
     session = api.session(task.name, {name: value for name, value in values.items() if name in names}, registry)
+    session.loader.progress = None if values["quiet"] else console.Download
     exports = {name.removeprefix("export_"): value for name, value in values.items() if name.startswith("export_") and value}
     to_stdout = values["output"] == "-"
     if values["json_"] and to_stdout:

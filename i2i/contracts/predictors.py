@@ -76,15 +76,20 @@ class Instances:
 class Predictor:
     """What every predictor has. A subclass sets ``footprint`` and ``outputs``, of which the first is the default.
 
-    ``window_bytes``: memory that the network takes for each pixel of a window, in bytes, for the planner. ``gray_as_rgb``: a
-    network of three channels that was trained on gray images too, as three equal channels, and is given them so.
-    """
+    ``window_bytes``: memory that the network takes for each pixel of a window, in bytes, for the planner; ``held_bytes``: what it
+    takes besides, whatever the window, where that is much. ``gray_as_rgb``: a network of three channels that was trained on gray
+    images too, as three equal channels, and is given them so. ``zoom``: how many times as high and wide as the image's own the
+    pixels are that the network computes, for the planner. ``remarks``: what the user may want to know of how it sees the image:
+    shown, and no warning."""
 
     kind: ClassVar[Literal["dense", "instances", "image"]]
     footprint: Footprint
     outputs: tuple[Output, ...]
     window_bytes: int = 1024
+    held_bytes: int = 0
     gray_as_rgb: bool = False
+    zoom: float = 1.0
+    remarks: tuple[str, ...] = ()
 
     def fitted(self, spec: ImageSpec) -> Self:
         """The predictor for images of this kind, before a pixel is read: a method that takes any channels or dtypes sets its

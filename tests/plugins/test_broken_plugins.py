@@ -139,7 +139,7 @@ def test_a_fault_is_named_and_stops_nothing(site, kind):
     assert_others_go_on(helped, segment)
     assert "stranger" in helped[1]
     assert check[0] == 1
-    assert "segment of i2i-engine" in line_with(check[1], "good")
+    assert line_with(check[1], "good", "segment of i2i-engine")
     assert reason in line_with(check[1], "broken", "stranger of bad-task")
     assert reason in line_with(check[1], "broken", "addon of bad-addon")
     assert listed[0] == 0

@@ -1,0 +1,32 @@
+"""Memory that a network takes, for the planner. The formulas are above what was measured (``benchmarks/instances_memory.py``)."""
+
+from __future__ import annotations
+
+import math
+
+from i2i_maskrcnn.heads import BOXES_AT_A_TIME, MASKS_AT_A_TIME
+from i2i_maskrcnn.network import MaskRCNN
+
+_OBJECTS = 2 * 4 * 28**2 / 200
+"""Masks of as many objects as a window may hold, as the network gives them, twice."""
+_VIEWS = 250
+"""Those of eight views, and what joins them."""
+
+
+def window_bytes(network: MaskRCNN, several_views: bool = False) -> int:
+    """For each pixel that the network sees. The stem, the first stage and the pyramid are alive together; a resnet50's blocks
+    hold more."""
+    config = network.config
+    finest = 1 / config.stem_stride**2  # pixels of the pyramid's finest level for one of the image
+    stage = 5 * 256 if config.backbone == "resnet50" else 3 * 64
+    proposals = 15 * len(config.aspect_ratios)
+    values = 2 * 64 / 4 + stage * finest + (4 * config.width + proposals) * finest * 4 / 3
+    return math.ceil(values * network.dtype.itemsize + _OBJECTS + (_VIEWS if several_views else 0))
+
+
+def held_bytes(network: MaskRCNN) -> int:
+    """Whatever the window: the weights, and the heads on as many regions as they take at a time."""
+    config = network.config
+    boxes = BOXES_AT_A_TIME * config.width * 7**2 * 4 * 6
+    masks = MASKS_AT_A_TIME * 28**2 * (2 * network.dtype.itemsize * config.mask_width + 12 * (config.classes + 1))
+    return boxes + masks + sum(weight.nbytes for weight in network.parameters())
