@@ -108,23 +108,23 @@ def train(model: Path, images: Path, masks: Path, *words: str) -> Figures:
     return json.loads(done.stdout)
 
 
-def predict(images: Path, output: Path, **options: Any) -> list[float]:
-    """``i2i segment`` of a folder. The seconds of computing of each image, in the order of their names, without reading, writing
-    and loading the model. Ends the program where an image fails."""
+def predict(images: Path, output: Path, task: str = "segment", **options: Any) -> list[float]:
+    """``i2i segment``, or another task, of a folder. The seconds of computing of each image, in the order of their names, without
+    reading, writing and loading the model. Ends the program where an image fails."""
     from i2i import api
 
-    reports = api.run_many("segment", [images], output, overwrite=True, **options)
+    reports = api.run_many(task, [images], output, overwrite=True, **options)
     for report in reports:
         if report.error:
             sys.exit(f"{report.input}: {report.error}")
     return [report.seconds["compute"] for report in sorted(reports, key=lambda report: report.input)]
 
 
-def evaluate(prediction: Path, truth: Path, **options: Any) -> Figures:
-    """The pooled figures of ``i2i eval segment`` of two folders."""
+def evaluate(prediction: Path, truth: Path, task: str = "segment", **options: Any) -> Figures:
+    """The pooled figures of ``i2i eval segment``, or of another task, of two folders."""
     from i2i import api
 
-    return dict(api.evaluate("segment", prediction, truth, **options).pooled)
+    return dict(api.evaluate(task, prediction, truth, **options).pooled)
 
 
 # --------------------------------------------------------------------------------------------------------------- the data

@@ -275,3 +275,14 @@ def test_equal_classes_are_counted_over_all_images(module, data, tmp_path):
     tifffile.imwrite(tmp_path / "other/0.tif", 255 - first)
     tifffile.imwrite(tmp_path / "other/1.tif", tifffile.imread(masks / "1.tif"))
     assert same(masks, tmp_path / "other") == 0.5
+
+
+# ------------------------------------------------------------------------------------------ training on photographs
+
+
+def test_steps_are_as_many_as_fit_and_each_loss_is_compared_with_its_beginning(module):
+    sample = module("instances_coco_sample")
+    lines = [{"seconds": 5 + 0.5 * step} | dict.fromkeys(sample.TERMS, 2.0 - 0.05 * step) for step in range(21)]
+    assert sample.steps_for(lines, 1) == 120 and sample.steps_for(lines, 0.01) == 21
+    assert sample.falling(lines)[0] == ["rpn_objectness", "1.975", "1.025", "yes"]
+    assert {row[-1] for row in sample.falling(lines[::-1])} == {"no"}
