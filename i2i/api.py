@@ -175,7 +175,7 @@ def _training_folder(path: Path, settings: TrainingOptions, group: Group, messag
     """The folder for checkpoints; none is left behind when it stays empty, because the data were refused."""
     work = training_folder(path)
     group.led(lambda: _check_model_path(path, settings))
-    if group.first and settings.resume and not (work / "checkpoint.pt").exists():
+    if group.first and settings.resume and not has_checkpoint(work):
         message(f"{work}: no checkpoint to go on from: training starts from the beginning")
     try:
         yield work
@@ -214,6 +214,11 @@ def training_folder(output: Path) -> Path:
     return output.with_name(output.stem + "-training")
 
 
+def has_checkpoint(work: Path) -> bool:
+    """Whether a training's folder holds a checkpoint, its own or that of a step of a scheme."""
+    return any(work.rglob("checkpoint.pt"))
+
+
 def _check_model_path(path: Path, settings: TrainingOptions) -> None:
     """Make the folder for checkpoints. Raises ``UsageError`` or ``OutputError``."""
     if path.suffix != ".safetensors":
@@ -223,7 +228,7 @@ def _check_model_path(path: Path, settings: TrainingOptions) -> None:
     work = training_folder(path)
     if settings.resume and settings.overwrite:
         raise UsageError("--resume goes on, --overwrite starts again; choose one")
-    checkpoint = (work / "checkpoint.pt").exists()
+    checkpoint = has_checkpoint(work)
     if path.exists() and settings.resume and not checkpoint:
         raise OutputError(f"{path}: exists, and {work} holds no checkpoint to go on from; --overwrite starts again")
     if checkpoint and not (settings.overwrite or settings.resume):

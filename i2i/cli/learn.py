@@ -37,6 +37,7 @@ class _Ticker:
     _task: Any = None
     _first: tuple[int, float] | None = None
     _least: int = 0
+    _last: int = 0
     _told: float = field(default_factory=time.monotonic)
 
     def __enter__(self) -> _Ticker:
@@ -54,6 +55,9 @@ class _Ticker:
             self._bar.stop()
 
     def report(self, step: int, steps: int, values: Mapping[str, float]) -> None:
+        if step <= self._last:  # the next step of a scheme, whose losses are others
+            self._first, self._least = None, 0
+        self._last = step
         self._first = self._first or (step, time.monotonic())
         self._least = min(self._least or len(values), len(values))
         validated = len(values) > self._least or step == steps
@@ -108,7 +112,7 @@ def _kept(output: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        if (api.training_folder(output) / "checkpoint.pt").exists():
+        if api.has_checkpoint(api.training_folder(output)):
             console.say("the last checkpoint is kept: the same command with --resume goes on from it")
         raise
 

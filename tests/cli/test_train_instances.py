@@ -173,6 +173,19 @@ def test_a_four_step_training_killed_in_its_third_step_gives_the_same_model(proc
     assert (folder / "m.safetensors").read_bytes() == (folder / "whole.safetensors").read_bytes()
 
 
+def test_a_scheme_that_was_stopped_after_two_steps_goes_on(i2i, folder):
+    make_data(folder)
+    words = ["train", "instances", *DATA, *TINY, "--scheme", "four-step"]
+    done(i2i(*words, "-o", "m.safetensors", "--until-step", "2", "-q"))
+    refused(i2i(*words, "-o", "m.safetensors", "-q"), 1, "m.safetensors: exists")
+    (folder / "m.safetensors").unlink()
+    refused(i2i(*words, "-o", "m.safetensors", "-q"), 1, "holds a training run")
+    going_on = done(i2i(*words, "-o", "m.safetensors", "--resume"))
+    assert "no checkpoint" not in going_on.err
+    done(i2i(*words, "-o", "whole.safetensors", "-q"))
+    assert (folder / "m.safetensors").read_bytes() == (folder / "whole.safetensors").read_bytes()
+
+
 @pytest.mark.parametrize("scheme", ["approximate-joint", "alternating"])
 def test_two_processes_train_every_step_of_a_scheme(folder, scheme):
     """Whatever a step leaves alone, all that it learns has a gradient in both."""
