@@ -26,7 +26,7 @@ class Header:
     score: float = 0.5
     nms: float = 0.5
     min_area: int = 0
-    overlap: float = 0.5
+    overlap: float = 0.3
     object_size: int = 64
     gray_as_rgb: bool = False
     view: tuple[int, ...] = ()

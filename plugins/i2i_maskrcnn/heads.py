@@ -20,6 +20,8 @@ from i2i_maskrcnn.suppress import soft_suppressed
 MASKS_AT_A_TIME, BOXES_AT_A_TIME = 64, 512
 _SMALLEST = 1e-2
 """Sides of a box that is an object, in pixels, as in torchvision."""
+_FEWEST = 8
+"""Regions that the heads are given at a time, at least."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,10 @@ class Heads(RoIHeads):  # type: ignore[misc]
         return found
 
     def _detect_one(self, features: Mapping[str, Tensor], proposals: Tensor, shape: tuple[int, int], rules: Rules) -> Detections:
-        parts = [self._boxes(self.box_roi_pool(features, [part])) for part in torch.split(proposals, BOXES_AT_A_TIME)]
+        parts = [
+            [values[: len(part)] for values in self._boxes(self.box_roi_pool(features, [filled(part, BOXES_AT_A_TIME)]))]
+            for part in torch.split(proposals, BOXES_AT_A_TIME)
+        ]
         logits, deltas = (torch.cat(both) for both in zip(*parts, strict=True))
         boxes, scores, labels = self._candidates(logits, deltas, proposals, shape, rules)
         if rules.soft:
@@ -164,11 +169,18 @@ class Heads(RoIHeads):  # type: ignore[misc]
     def _mask_probabilities(self, features: Mapping[str, Tensor], boxes: Tensor, labels: Tensor) -> Tensor:
         parts = []
         for some, own in zip(torch.split(boxes, MASKS_AT_A_TIME), torch.split(labels, MASKS_AT_A_TIME), strict=True):
-            logits = self._masks(features, [some])
+            logits = self._masks(features, [filled(some, MASKS_AT_A_TIME)])[: len(some)]
             chances = logits.sigmoid() if self.mask_loss == "sigmoid" else logits.softmax(1)
             parts.append(chances[torch.arange(len(own), device=own.device), own])
         side = 2 * self.mask_roi_pool.output_size[0]
         return torch.cat(parts) if parts else boxes.new_zeros((0, side, side))
+
+
+def filled(boxes: Tensor, most: int) -> Tensor:
+    """Boxes (K, 4) with idle ones after them, as many as the next power of 2 or ``most``. What computes convolutions keeps what
+    it has made for each size of a batch: were there any number of sizes, memory would grow from window to window."""
+    size = min(most, max(_FEWEST, 1 << (len(boxes) - 1).bit_length()))
+    return torch.cat([boxes, boxes.new_tensor([[0, 0, 1, 1]]).expand(size - len(boxes), -1)])
 
 
 def heads(config: MaskRCNNConfig, names: Sequence[str], box_head: nn.Module) -> Heads:

@@ -28,7 +28,7 @@ _SHOWN = 512
 _MOST, _EACH = 600, 200
 """Objects in an image, at least, and pixels for each that it may hold."""
 _COCO = Rules(score=0.05, nms=0.5, most=100)
-OVERLAP = 0.5
+OVERLAP = 0.3
 """Share of an object under better ones above which it goes, where no true ones overlap."""
 Labels = npt.NDArray[np.int64]
 
