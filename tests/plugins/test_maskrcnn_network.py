@@ -19,6 +19,8 @@ from i2i.errors import ModelError, TrainingError
 from i2i_maskrcnn.anchors import anchors_from
 from i2i_maskrcnn.config import MaskRCNNConfig
 from i2i_maskrcnn.examples import CROWD, ObjectExample, crops, known_boxes, objects_of, of_one_class, targets
+from i2i_maskrcnn.heads import Rules, filled
+from i2i_maskrcnn.masks import find_objects
 from i2i_maskrcnn.network import MaskRCNN, build
 from i2i_maskrcnn.proposals import Target, in_crowd, match_anchors
 from i2i_maskrcnn.regions import RegionFeatures, roi_warp
@@ -252,8 +254,6 @@ def test_a_batch_of_one_and_bf16_give_finite_losses() -> None:
 
 
 def test_losses_fall_while_one_image_is_learnt_by_heart_until_its_objects_are_found() -> None:
-    from i2i_maskrcnn.heads import Rules
-    from i2i_maskrcnn.masks import find_objects
 
     image = torch.zeros(1, 32, 32)
     boxes = [[3, 4, 13, 12], [18, 16, 28, 29]]
@@ -366,8 +366,38 @@ def test_anchors_of_odd_objects_have_an_area() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [{"backbone": "vgg"}, {"stages": 5}, {"anchor_sizes": (8.0,)}, {"aspect_ratios": ()}, {"mean": (1.0,)}, {"roi": "crop"},
-     {"classes": 0}, {"anchor_sizes": (8.0, math.nan, 9.0)}],
+     {"classes": 0}, {"anchor_sizes": (8.0, math.nan, 9.0)}, {"norm_eps": math.nan}, {"norm_eps": -1.0},
+     {"mean": (math.nan,), "std": (1.0,)}],
 )  # fmt: skip
 def test_what_is_no_network_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ModelError, match="network: "):
         replace(TINY, **wrong).checked()
+
+
+# ------------------------------------------------------------------------------------------------------ batches of regions
+
+
+def test_the_heads_are_given_batches_of_few_sizes() -> None:
+    """What computes convolutions keeps something for each size: memory would grow with the number of windows."""
+    boxes = torch.rand(700, 4)
+    sizes = {len(filled(boxes[:count], 512)) for count in range(513)}
+    assert sizes == {8, 16, 32, 64, 128, 256, 512}
+    assert torch.equal(filled(boxes[:100], 512)[:100], boxes[:100])
+    assert torch.equal(filled(boxes[:100], 512)[100:], torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(28, -1))
+
+
+def test_idle_regions_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = network().eval()
+    images = torch.rand(1, TINY.channels, 64, 64)
+    with torch.inference_mode():
+        found = net.detect(images, Rules(score=0.0, most=50))[0]
+        monkeypatch.setattr("i2i_maskrcnn.heads.filled", lambda boxes, most: boxes)
+        plain = net.detect(images, Rules(score=0.0, most=50))[0]
+    assert len(found.scores) == 50
+    for name in ("boxes", "scores", "labels", "masks"):
+        torch.testing.assert_close(getattr(found, name), getattr(plain, name), rtol=1e-5, atol=1e-5)
+
+
+def test_a_header_with_endless_numbers_is_refused() -> None:
+    with pytest.raises(ModelError, match="anchor_sizes must be a list of numbers"):
+        MaskRCNNConfig.from_mapping(TINY.as_mapping() | {"anchor_sizes": [10**400] * 3})
