@@ -63,7 +63,7 @@ def _checked(item: dataclasses.Field[Any], hint: Any, value: Any) -> Any:
     for one in value if isinstance(value, list) else [value]:
         if choices and one is not None and str(one) not in choices:
             raise UsageError(f"{flag_of(item)} {one}: choose one of {', '.join(choices)}")
-        if minimum is not None and one is not None and one < minimum:
+        if minimum is not None and one is not None and not one >= minimum:  # nor NaN
             raise UsageError(f"{flag_of(item)} {one}: must be at least {minimum:g}")
     return value
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from i2i.errors import ModelError
@@ -91,12 +92,11 @@ class MaskRCNNConfig:
             raise ModelError(f"network: {len(self.anchor_sizes)} anchor_sizes for {self.levels} levels")
         if not all(0 < size < 1e5 for size in (*self.anchor_sizes, *self.aspect_ratios, *self.std)):
             raise ModelError("network: anchor_sizes, aspect_ratios and std must be above 0")
+        if not all(map(math.isfinite, self.mean)) or not 0 <= self.norm_eps <= 1:
+            raise ModelError("network: mean must be finite, and norm_eps from 0 to 1")
         if len(self.mean) != len(self.std) or len(self.mean) not in (0, self.channels):
             raise ModelError(f"network: mean and std must be of {self.channels} channels, or of none")
         return self
-
-    def with_classes(self, classes: int, channels: int) -> MaskRCNNConfig:
-        return replace(self, classes=classes, channels=channels)
 
 
 _CHOICES: dict[str, tuple[Any, ...]] = {
@@ -126,4 +126,4 @@ def _read(name: str, default: Any, value: Any) -> Any:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and not abs(value) > 1e300

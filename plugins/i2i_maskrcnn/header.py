@@ -81,9 +81,9 @@ def _names(values: Any, classes: int) -> dict[int, str]:
     if not isinstance(values, Mapping) or not values:
         raise wrong
     for number, name in values.items():
-        if not (str(number).isdecimal() and 1 <= int(number) <= classes and isinstance(name, str) and name.isprintable()):
+        if not (str(number).isdecimal() and len(str(number)) <= 9 and 1 <= int(number) <= classes):
             raise wrong
-        if len(name) > 200:
+        if not (isinstance(name, str) and name.isprintable() and len(name) <= 200):
             raise wrong
     return {int(number): name for number, name in values.items()}
 

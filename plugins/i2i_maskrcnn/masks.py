@@ -16,9 +16,21 @@ from i2i_maskrcnn.network import MaskRCNN
 Floats = npt.NDArray[np.float32]
 
 
+def centred(found: Detections) -> Detections:
+    """The same with masks whose cells are in the boxes' own places. The network learns masks from truth that torchvision's
+    RoIAlign reads with pixel i at the place i, half a pixel before its centre, and gives them so. (Put at the boxes as they are,
+    by torchvision's ``paste_masks_in_image`` too, they lie half a pixel off.)"""
+    side = found.masks.shape[-1]
+    extent = (found.boxes[:, 2:] - found.boxes[:, :2]).clamp_min(1e-3)
+    places = torch.arange(side, device=extent.device) - 0.5 * side / extent[:, :, None]  # (K, 2, side), x before y
+    cells = torch.arange(side, device=extent.device)
+    weights = (1 - (places.clamp(0, side - 1)[..., None] - cells).abs()).clamp_min(0).to(found.masks)
+    return replace(found, masks=weights[:, 1] @ found.masks @ weights[:, 0].transpose(1, 2))
+
+
 def pasted(mask: Floats, box: Floats, shape: tuple[int, int]) -> tuple[tuple[int, int], Floats]:
-    """A mask (m, m) of 0 .. 1 within its box (4,) x1, y1, x2, y2, interpolated bilinearly at the pixels that the box meets inside
-    an image of ``shape``; beyond the mask lies 0. Gives (top, left), and the values (H, W)."""
+    """A mask (m, m) of 0 .. 1 whose cells share out its box (4,) x1, y1, x2, y2, interpolated bilinearly at the pixels of an
+    image of ``shape`` whose centres lie in the box. Gives (top, left), and the values (H, W)."""
     left, top, right, bottom = box.tolist()
     rows, above = _weights(top, bottom, shape[0], len(mask))
     columns, before = _weights(left, right, shape[1], len(mask))
@@ -26,17 +38,18 @@ def pasted(mask: Floats, box: Floats, shape: tuple[int, int]) -> tuple[tuple[int
 
 
 def _weights(start: float, stop: float, length: int, side: int) -> tuple[Floats, int]:
-    """(K, side): how much each cell of a mask from ``start`` to ``stop`` counts at each of the K pixels that it meets, and the
-    first of these."""
-    first, last = max(0, int(np.floor(start))), min(length, int(np.ceil(stop)))
-    places = (np.arange(first, last, dtype=np.float32) + 0.5 - start) / max(stop - start, 1e-3) * side - 0.5
-    distance = np.abs(places[:, None] - np.arange(side, dtype=np.float32))
+    """(K, side): how much each cell of a mask from ``start`` to ``stop`` counts at each of the K pixels with their centres there,
+    and the first of these."""
+    first, last = max(0, int(np.ceil(start - 0.5))), min(length, int(np.ceil(stop - 0.5)))
+    places = (np.arange(first, max(first, last), dtype=np.float32) + 0.5 - start) / max(stop - start, 1e-3) * side - 0.5
+    distance = np.abs(places.clip(0, side - 1)[:, None] - np.arange(side, dtype=np.float32))
     return np.maximum(0, 1 - distance).astype(np.float32), first
 
 
 def instances(found: Detections, shape: tuple[int, int], min_area: int = 0, overlap: float = 1.0) -> Instances:
-    """The objects of an image of ``shape`` (height, width), boxes drawn tight around the masks. What has no pixel, or fewer than
-    ``min_area``, is left out, and with ``overlap`` below 1 what better ones cover (:func:`uncovered`)."""
+    """The objects of an image of ``shape`` (height, width), from masks that are :func:`centred`; boxes drawn tight around the
+    masks. What has no pixel, or fewer than ``min_area``, is left out, and with ``overlap`` below 1 what better ones cover
+    (:func:`uncovered`)."""
     boxes, masks = found.boxes.float().cpu().numpy(), found.masks.float().cpu().numpy()
     kept, places, parts = [], [], []
     for number in range(len(boxes)):
@@ -78,4 +91,4 @@ def padded(image: Tensor, stride: int) -> Tensor:
 def find_objects(network: MaskRCNN, image: Tensor, rules: Rules, min_area: int = 0, overlap: float = 1.0) -> Instances:
     """The objects of a whole image (channels, H, W), normalised."""
     shape = (image.shape[1], image.shape[2])
-    return instances(network.detect(padded(image, network.config.stride), rules, shape)[0], shape, min_area, overlap)
+    return instances(centred(network.detect(padded(image, network.config.stride), rules, shape)[0]), shape, min_area, overlap)

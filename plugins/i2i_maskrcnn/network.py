@@ -113,7 +113,7 @@ def _take_channels(parent: nn.Module, name: str, channels: int) -> None:
 
 def _box_head(config: MaskRCNNConfig) -> nn.Module:
     if not config.box_convolutions:
-        return TwoMLPHead(config.width * 49, config.box_width)  # type: ignore[no-untyped-call]
+        return TwoMLPHead(config.width * 49, config.box_width)
     norm = nn.BatchNorm2d if config.head_norm else None
     return FastRCNNConvFCHead((config.width, 7, 7), [config.width] * config.box_convolutions, [config.box_width], norm)
 

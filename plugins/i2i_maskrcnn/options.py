@@ -36,17 +36,20 @@ class InstancesOptions:
         [], help="keep objects of this class only, by name; repeat for more", panel=DETECTION, metavar="NAME"
     )
     max_per_tile: int = option(
-        0, help="most objects in one window (default: one for each 200 pixels of it, at least 300)", panel=DETECTION, minimum=0
+        0,
+        help="most objects in one window (default: one for each 200 pixels that the network sees, at least 300)",
+        panel=DETECTION,
+        minimum=0,
     )
     object_size: int = option(
         0,
-        help="side of the largest objects, in pixels: windows overlap by as much (default: the model's)",
+        help="side of the largest objects, in pixels: windows overlap by more (default: the model's)",
         panel=DETECTION,
         minimum=0,
     )
     zoom: float = option(
         0.0,
-        help="the network sees the image so many times larger (default: the model's; 1: as it is)",
+        help="the network sees the image so many times larger (default: the model's; 1: as it is, 0.5: half as large)",
         panel=DETECTION,
         minimum=0,
     )

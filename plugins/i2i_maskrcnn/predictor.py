@@ -19,7 +19,7 @@ from i2i.geometry import round_up
 from i2i.normalize import Normalization
 from i2i_maskrcnn.header import Header, read_header
 from i2i_maskrcnn.heads import Detections, Rules
-from i2i_maskrcnn.masks import instances
+from i2i_maskrcnn.masks import centred, instances
 from i2i_maskrcnn.memory import held_bytes, window_bytes
 from i2i_maskrcnn.network import MaskRCNN, build
 from i2i_maskrcnn.options import InstancesOptions
@@ -118,12 +118,13 @@ class MaskRCNNPredictor(InstancePredictor):
     def _from_view(self, batch: Tensor, view: tuple[int, bool], rules: Rules) -> list[Detections]:
         """Padded at the bottom and right, as little as the network needs."""
         turned = seen(batch, view)
-        stride = self.network.config.strides[-2]  # the coarsest level is every second pixel of the one before
+        # torchvision pads no further than this, for the coarsest level is every second pixel of the one before
+        stride = self.network.config.strides[-2 if self.header.view else -1]
         below, right = (-length % stride for length in turned.shape[2:])
         padded = nn.functional.pad(turned, (0, right, 0, below)).contiguous(memory_format=torch.channels_last)
         shape = (batch.shape[2], batch.shape[3])
         found = self.network.detect(padded, rules, (turned.shape[2], turned.shape[3]))
-        return [upright(one, view, shape) for one in found]
+        return [upright(centred(one), view, shape) for one in found]
 
 
 def _rules(options: InstancesOptions, header: Header) -> Rules:
@@ -133,7 +134,7 @@ def _rules(options: InstancesOptions, header: Header) -> Rules:
         if name not in numbers:
             raise UsageError(f"--classes {name}: the model knows {_listed(list(numbers))}")
     for name, value in (("score", options.score), ("nms", options.nms), ("overlap", options.overlap)):
-        if value > 1 or (value < 0 and value != -1):
+        if not (0 <= value <= 1 or value == -1):
             raise UsageError(f"--{name} {value:g}: must be from 0 to 1")
     return Rules(
         options.score if options.score >= 0 else header.score,

@@ -18,7 +18,7 @@ from i2i.pictures import outlined, picture_of, write_sheet
 from i2i_maskrcnn.data import Objects
 from i2i_maskrcnn.examples import ObjectExample, known_boxes, objects_of
 from i2i_maskrcnn.heads import Rules
-from i2i_maskrcnn.masks import find_objects, instances, padded
+from i2i_maskrcnn.masks import centred, find_objects, instances, padded
 from i2i_maskrcnn.network import MaskRCNN
 
 _SCORES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -88,7 +88,7 @@ class _Seen:
 
     def found(self, rules: Rules, overlap: float) -> Instances:
         detections = self.network.roi_heads.detect(self.features, self.proposals, self.shape, rules)
-        return instances(detections[0], self.shape, 0, overlap)
+        return instances(centred(detections[0]), self.shape, 0, overlap)
 
 
 def _see(network: MaskRCNN, example: ObjectExample, device: str) -> _Seen:

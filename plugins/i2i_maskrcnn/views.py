@@ -63,8 +63,7 @@ def joined(parts: Sequence[Detections], score: float, most: int) -> Detections:
     )  # fmt: skip
     order = found.scores.argsort(descending=True, stable=True)
     order = order[found.scores[order] >= score]
-    beyond = max(*(part.beyond for part in parts), len(order) - most)
-    kept = order[:most]
+    kept, beyond = order[:most], max(len(order) - most, *(part.beyond for part in parts))
     return Detections(found.boxes[kept], found.scores[kept], found.labels[kept], found.masks[kept], beyond)
 
 

@@ -1,4 +1,4 @@
-"""torchvision's Mask R-CNN as a model: its weight files are known by their names, and it finds what torchvision's own code finds."""
+"""torchvision's Mask R-CNN as a model: its files are known by their names of weights; it finds what torchvision finds."""
 
 from __future__ import annotations
 

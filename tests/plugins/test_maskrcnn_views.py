@@ -36,7 +36,6 @@ def detections(boxes: list[list[float]], scores: list[float], labels: list[int] 
 
 def turned(found: Detections, view: tuple[int, bool], shape: tuple[int, int]) -> Detections:
     """What a network finds in the view: each corner's place there, by turning an image of coordinates."""
-    turns, flip = view
     boxes = []
     for left, top, right, bottom in found.boxes.tolist():
         image = torch.zeros(1, 1, *shape)
@@ -114,3 +113,11 @@ def test_soft_suppression_is_the_papers(seed, count, threshold, least):
     wanted = one_by_one(boxes, scores, labels, threshold, least)
     assert places.tolist() == [place for place, _ in wanted]
     assert found.tolist() == pytest.approx([score for _, score in wanted], abs=1e-5)
+
+
+def test_soft_suppression_ends_where_no_score_is_too_low() -> None:
+    """A box that is another's twin falls to 0, which is still as high as asked for."""
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 10], [0, 0, 10, 6]])
+    places, found = soft_suppressed(boxes, torch.tensor([0.9, 0.8, 0.5]), torch.ones(3, dtype=torch.int64), 0.5, 0.0)
+    assert sorted(places.tolist()) == [0, 1, 2]
+    assert found.tolist() == pytest.approx([0.9, 0.2, 0.0])
