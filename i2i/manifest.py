@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from i2i.planner import Plan
 from i2i.version import __version__
 
 _RESULT_OPTIONS = ("as_", "level", "plane", "channels", "nan", "pixel_size", "seed", "model", "device", "precision", "backend")
+_RESULTS = "results.json"
 _MEGABYTE = 2**20
 _HASHED_WHOLE = 64 * _MEGABYTE
 
@@ -80,6 +81,20 @@ def clear(folder: Path, overwrite: bool) -> None:
     if unfinished(folder) and not overwrite:
         raise OutputError(f"{folder}: a run that did not finish; --resume goes on with it, --overwrite starts again")
     clear_folder(folder)
+
+
+def note_results(folder: Path, paths: Iterable[Path]) -> None:
+    """Before files get their names, all of one run: which. A run that is killed among these goes on over those that have them."""
+    with replacing(folder / _RESULTS) as temporary:
+        temporary.write_text(json.dumps([os.path.abspath(path) for path in paths]), encoding="utf-8")
+
+
+def noted_results(folder: Path) -> frozenset[str]:
+    """The paths, whole ones, of :func:`note_results`; none where there are none yet, or the note is torn."""
+    try:
+        return frozenset(json.loads((folder / _RESULTS).read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
+        return frozenset()
 
 
 def begin(folder: Path, identity: str, source: Path, plan: Plan, statistics: Sequence[Mapping[str, Any]]) -> Canvas:

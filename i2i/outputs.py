@@ -10,7 +10,7 @@ from i2i.canvas import partial_folder
 from i2i.contracts import Exporter, Format, Task
 from i2i.errors import OutputError, UsageError
 from i2i.formats import format_for_output
-from i2i.manifest import unfinished
+from i2i.manifest import noted_results, unfinished
 from i2i.options import RunOptions
 from i2i.publish import EXPORT_MARK, check_compression
 from i2i.session import Item
@@ -133,9 +133,14 @@ def _refuse_existing(items: Sequence[Item], run: RunOptions) -> None:
 
 
 def _in_the_way(item: Item, run: RunOptions) -> list[Path]:
-    """The files that an item would write over. None when a killed run goes on that was to replace them: its output is there."""
-    replacing = run.resume and partial_folder(item.output).exists() and item.output.exists()
-    return [] if replacing else _files(item)
+    """The files that an item would write over. None when a killed run goes on that was to replace them: its output is there;
+    nor those that it was giving their names when it was killed."""
+    folder = partial_folder(item.output)
+    resumed = run.resume and folder.exists()
+    if resumed and item.output.exists():
+        return []
+    own = noted_results(folder) if resumed else ()
+    return [path for path in _files(item) if os.path.abspath(path) not in own]
 
 
 def check_folders(item: Item) -> None:

@@ -16,6 +16,7 @@ from i2i import estimate
 from i2i import report as reports
 from i2i.backends import TOLERANCE
 from i2i.begin import Begun, Item, Work, begin, result_spec
+from i2i.canvas import partial_folder
 from i2i.contracts import Exported, Exporter, Format, ImageSpec, Metadata, Model, Output, Source, Task
 from i2i.disk import full_disk_told, output_needs
 from i2i.engine import Job, Progress
@@ -25,7 +26,7 @@ from i2i.formats import format_for_output, open_image
 from i2i.formats.resample import resampled
 from i2i.formats.views import View, missing_tiles, select
 from i2i.loading import Loader, as_trained
-from i2i.manifest import fingerprint
+from i2i.manifest import fingerprint, note_results
 from i2i.options import RunOptions
 from i2i.pixelsize import brought_back, factors, with_pixel_size
 from i2i.planes import Done, plane_jobs, run_planes, verify_planes
@@ -208,6 +209,8 @@ class Session:
         exported = Exported(View(work.image), whole, work.output.meaning, larger, found, work.item.name)
         for name, place_of in work.item.exports.items():
             files[place_of] = exporting(self._exporter(name), exported)
+        if plan.canvas == "disk":
+            note_results(partial_folder(work.item.output), work.item.exports.values())
         write_all(files)
         return path
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import sys
 import threading
 import time
@@ -19,13 +20,14 @@ from i2i.report import DONE, FAILED, PLANNED, SKIPPED, RunReport
 if TYPE_CHECKING:
     from i2i.session import Item
 
+_COMMANDS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _EVERY = 15.0
 _UNITS = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
 
 
 def say(text: str) -> None:
-    """A line on stderr."""
-    sys.stderr.write(text + "\n")
+    """A line on stderr. Names out of a file cannot command the terminal."""
+    sys.stderr.write(_COMMANDS.sub("?", text) + "\n")
     sys.stderr.flush()
 
 

@@ -24,6 +24,8 @@ from i2i.exporters.outlines import Outline, find_outlines
 from i2i.version import __version__
 
 _NO_CLASS = "N/A"
+_ROWS = 256
+"""Of an own mask that are looked at at a time."""
 
 Ints = npt.NDArray[np.int64]
 
@@ -88,10 +90,19 @@ def _shapes(exported: Exported) -> Iterator[_Shape]:
 
 
 def _of_mask(own: OwnMask) -> _Shape:
-    padded = np.zeros((own.mask.shape[0] + 2, own.mask.shape[1]), bool)
-    padded[1:-1] = own.mask
-    y, x = np.nonzero(padded[1:] != padded[:-1])
+    """A strip at a time: a mask may be nearly as large as the image."""
+    lines = own.mask.shape[0] + 1
+    strips = [_edges(own.mask, first, min(first + _ROWS, lines)) for first in range(0, lines, _ROWS)]
+    y, x = np.concatenate(strips, axis=1)
     return _Shape(own.number, y + own.box.y, x + own.box.x, x + own.box.x + 1)
+
+
+def _edges(mask: npt.NDArray[np.bool_], first: int, end: int) -> Ints:
+    """The y and x (2, E) of the edges in the lines ``first`` .. ``end`` - 1, each of which lies above the row of its number."""
+    rows = mask[max(0, first - 1) : end]
+    rows = np.pad(rows, ((first == 0, end > len(mask)), (0, 0)))
+    y, x = np.nonzero(rows[1:] != rows[:-1])
+    return np.stack([y + first, x])
 
 
 def _of_outline(outline: Outline) -> _Shape:

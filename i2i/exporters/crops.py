@@ -26,6 +26,8 @@ _IN_A_FOLDER = 10_000
 _AT_A_TIME = 2**16
 """Objects that are cut out in the order of their places, not ids, so that tiles of the input are seldom read again."""
 _CELL = 1024
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+"""Names that are no folder's on Windows."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,8 @@ def _class_folder(objects: Objects | None, known: Known) -> str:
     """None where there is one class. Whatever a model calls its classes, the folder is one in ours."""
     if objects is None or len(objects.class_names) < 2:
         return ""
-    return (re.sub(r"[^\w .-]", "_", known.class_name).strip(" .")[:60] or "_") + "/"
+    name = re.sub(r"[^\w .-]", "_", known.class_name).strip(" .")[:60].rstrip(" .") or "_"
+    return f"_{name}/" if _RESERVED.fullmatch(name) else f"{name}/"
 
 
 def _number_folder(number: int) -> str:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,10 @@ class AnnotatedSet:
 
 
 def is_coco(path: Path) -> bool:
-    """Whether a path is a JSON file, or a folder that holds such files and no image."""
-    return path.suffix.lower() == ".json" or (path.is_dir() and bool(_below(path, (".json",))) and not _below(path, _suffixes()))
+    """Whether a path is a JSON file, or a folder that holds such files and no image. A store (OME-Zarr) is an image."""
+    if _is_folder(path):
+        return bool(_below(path, (".json",))) and not _below(path, _suffixes())
+    return path.suffix.lower() == ".json"
 
 
 def read_truth(path: Path) -> AnnotatedSet:
@@ -60,21 +63,35 @@ def read_found(path: Path, truth: AnnotatedSet) -> AnnotatedSet:
 
 
 def _read(path: Path, truth: AnnotatedSet | None) -> AnnotatedSet:
-    if not path.is_dir():
+    if not _is_folder(path):
         return _coco(path, truth) if path.suffix.lower() == ".json" else _of_labels(path, [path])
     if files := _below(path, (".json",)):
         return _joined(path, [_coco(file, truth) for file in files])
     return _of_labels(path, _below(path, _suffixes()))
 
 
+def _is_folder(path: Path) -> bool:
+    """Whether it is a folder, and no store, which is one image."""
+    return path.is_dir() and path.suffix.lower() not in _suffixes()
+
+
+@cache
 def _suffixes() -> tuple[str, ...]:
     return tuple(suffix for form in builtin_formats() for suffix in form.suffixes)
 
 
 def _below(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """The files with such suffixes in a folder and those in it, by path; without hidden ones."""
+    """The files with such suffixes in a folder and those in it, by path; without hidden ones and what is in stores."""
     paths = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in suffixes)
-    return [folder / path for path in sorted(paths) if not any(part.startswith(".") for part in path.parts)]
+    return [folder / path for path in sorted(paths) if not (_is_hidden(path) or _is_in_store(path))]
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _is_in_store(path: Path) -> bool:
+    return any(place.suffix.lower() in _suffixes() for place in path.parents)
 
 
 def _of_labels(path: Path, files: Sequence[Path]) -> AnnotatedSet:
@@ -126,7 +143,7 @@ def _joined(path: Path, parts: Sequence[AnnotatedSet]) -> AnnotatedSet:
 def _coco(path: Path, truth: AnnotatedSet | None) -> AnnotatedSet:
     """``truth``: that of the prediction in ``path``; None where this is the truth itself."""
     try:
-        held = json.loads(path.read_text("utf-8"))
+        held = json.loads(path.read_text("utf-8-sig"))
     except OSError as error:
         raise InputError(f"{path}: {(error.strerror or str(error)).lower()}; check the name") from error
     except (ValueError, RecursionError) as error:
@@ -145,6 +162,8 @@ def _data_set(path: Path, held: Record, judged: bool) -> AnnotatedSet:
         classes = {int(np.int64(each["id"])): str(each.get("name", "")) for each in held.get("categories") or ()}
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(f"{path}: an image without id and size, or a category without id: {error!r}; write it again") from error
+    if len(files) < len(held["images"]):
+        raise InputError(f"{path}: several images have one id; number them apart")
     known = AnnotatedSet(path, files, sizes, {}, classes)
     return replace(known, objects=_objects(known, held["annotations"], judged))
 

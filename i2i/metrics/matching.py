@@ -63,7 +63,18 @@ def _pairs(found: AnnotatedSet, true: AnnotatedSet) -> list[tuple[str, str]]:
             pairs.append((rivals[0][1], name))
     if missing:
         raise InputError(f"{found.path}: no prediction for the image {missing[0]} of {true.path} ({len(missing)} such)")
+    _check_shared(found, true, pairs)
     return pairs
+
+
+def _check_shared(found: AnnotatedSet, true: AnnotatedSet, pairs: Sequence[tuple[str, str]]) -> None:
+    """Raises ``InputError`` where one predicted image is that of two true ones."""
+    owners: dict[str, str] = {}
+    for first, second in pairs:
+        if first in owners:
+            both = f"{true.files[owners[first]]} and {true.files[second]} of {true.path}"
+            raise InputError(f"{found.path}: {found.files[first]} is the only prediction for {both}; give each its own")
+        owners[first] = second
 
 
 def _parts(file: str) -> tuple[str, ...]:

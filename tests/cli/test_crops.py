@@ -185,6 +185,33 @@ def test_a_killed_run_goes_on_and_writes_the_folder(segment, folder, monkeypatch
     assert contents[0] == contents[1] and len(contents[0]) > 6
 
 
+def test_a_run_killed_while_files_get_their_names_goes_on_over_its_own_alone(segment, folder, monkeypatch):
+    from i2i import files as i2i_files
+
+    words = ("--crops", "crops", "--csv", "a.csv")
+    save("a.png"), on_disk(monkeypatch)
+    rename = i2i_files._take_place
+
+    def killed(new, path):
+        if path.name == "a-segment.png":
+            raise KeyboardInterrupt
+        rename(new, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(i2i_files, "_take_place", killed)
+        assert segment("a.png", *words).code == 130
+    assert (folder / "crops/images").exists() and (folder / "a.csv").exists() and not (folder / "a-segment.png").exists()
+    refused(segment("a.png", *words), 1, "exists", "--overwrite")
+    (folder / "mine.csv").write_text("mine")
+    refused(segment("a.png", "--csv", "mine.csv", "--resume"), 1, "mine.csv: exists")
+    assert done(segment("a.png", *words, "--resume", "--json")).run["blocks_computed"] == 0
+    done(segment("a.png", "-o", "b.png", "--crops", "expected", "--csv", "b.csv"))
+    assert files(folder / "crops") == files(folder / "expected")
+    assert (folder / "a.csv").read_bytes() == (folder / "b.csv").read_bytes()
+    assert (folder / "a-segment.png").read_bytes() == (folder / "b.png").read_bytes()
+    assert not list(folder.glob("*.i2i-partial"))
+
+
 def test_the_help_names_a_folder(i2i, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     text = done(i2i("segment", "--help")).out

@@ -123,5 +123,7 @@ def test_what_cannot_be_compared_is_named(i2i, judged, folder):
     refused(i2i(*words, "found.json", "truth.json", "--max-detections", "0"), 2, "--max-detections")
     (folder / "odd.json").write_text('{"a": 1}')
     refused(i2i(*words, "odd.json", "truth.json"), 1, "odd.json: neither a COCO data set", "nor a list of COCO results")
+    (folder / "odd.json").write_text('[{"image_id": "\\u001b[2J", "category_id": 3, "score": 1}]')
+    refused(i2i(*words, "odd.json", "truth.json"), 1, "odd.json: annotation number 1: there is no image ?[2J")
     (folder / "odd.json").write_text('[{"image_id": 1, "category_id": 3, "bbox": [1, 2, 3, 4], "score": NaN}]')
     refused(i2i(*words, "odd.json", "truth.json"), 1, "odd.json: annotation number 1: its score is 'nan'")

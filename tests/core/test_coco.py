@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -206,9 +207,21 @@ def test_an_annotation_is_a_line_and_does_not_depend_on_the_pieces(tmp_path: Pat
     monkeypatch.setattr(outlines, "_SIDE", 40)
     monkeypatch.setattr(outlines, "_CORNERS", 100)
     monkeypatch.setattr(known, "_SIDE", 30)
+    monkeypatch.setattr(coco, "_ROWS", 3)
     write_coco(tmp_path / "a.json", result)
     assert (tmp_path / "a.json").read_bytes() == text
     assert written(tmp_path / "b.json", scenes.exported()) == own
+
+
+def test_a_large_own_mask_takes_little_more_than_itself() -> None:
+    mask = np.ones((4000, 4000), bool)
+    tracemalloc.start()
+    try:
+        shape = coco._of_mask(OwnMask(1, Region(5, 6, 4000, 4000), mask))
+        assert tracemalloc.get_traced_memory()[1] < mask.nbytes / 2
+    finally:
+        tracemalloc.stop()
+    assert shape.y.tolist() == [5] * 4000 + [4005] * 4000 and shape.x1.max() == 4006
 
 
 @pytest.mark.parametrize("detected", [False, True])

@@ -102,7 +102,9 @@ def test_one_class_needs_no_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "folder"), [("../../etc", "_.._etc"), ("/a\\b", "_a_b"), (" . ", "_"), ("traffic light", "traffic light"),
-                         ("x" * 300, "x" * 60), ("", "1"), ("été_2-b.c", "été_2-b.c")])  # fmt: skip
+                         ("x" * 300, "x" * 60), ("", "1"), ("été_2-b.c", "été_2-b.c"),
+                         ("Con", "_Con"), ("nul.txt", "_nul.txt"), ("console", "console"),
+                         ("x" * 59 + ". y", "x" * 59)])  # fmt: skip
 def test_a_class_is_a_folder_in_ours_whatever_it_is_called(name: str, folder: str, tmp_path: Path) -> None:
     labels = np.zeros((9, 9), np.uint8)
     labels[4, 4] = 1

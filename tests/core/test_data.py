@@ -126,6 +126,11 @@ def test_labels_are_the_numbers_of_the_mask_but_for_those_ignored(
     assert torch.equal(load_labels(path, (20, 30), ignore=value + 1), labels)
 
 
+def test_a_mask_may_be_a_pixel_wide(tmp_path: Path) -> None:
+    pixels = np.arange(9, dtype=np.uint8)[:, None] // 4
+    assert np.array_equal(load_labels(save(tmp_path / "a.tif", pixels), (9, 1)).numpy(), pixels)
+
+
 @pytest.mark.parametrize(
     ("pixels", "text"),
     [

@@ -564,6 +564,45 @@ def test_images_that_match_none_are_named(given_files):
     _refused(folder, truth | {"images": small, "annotations": plain}, "1.jpg is 241 x 320, in the truth 240 x 320")
 
 
+def test_one_prediction_is_not_that_of_two_images(given_files):
+    folder, truth, results = given_files
+    truth["images"] = [image | {"file_name": f"{image['id']}/x.png"} for image in truth["images"]]
+    write(folder / "truth.json", truth)
+    one = truth["images"][:1]
+    held = truth | {"images": one, "annotations": [each for each in results if each["image_id"] == one[0]["id"]]}
+    more = held | {"images": [*one, {"id": 77, "file_name": "y.png"}]}
+    _refused(folder, more, r"10/x.png is the only prediction for 10/x.png and 20/x.png of .*; give each its own")
+
+
+def test_images_of_one_id_are_refused(given_files):
+    folder, truth, _ = given_files
+    twice = [*truth["images"], truth["images"][0] | {"file_name": "other.jpg"}]
+    _refused(folder, truth | {"images": twice}, "several images have one id; number them apart")
+
+
+def test_json_may_begin_with_a_mark_of_its_encoding(given_files):
+    folder, _, results = given_files
+    (folder / "marked.json").write_text(json.dumps(results), encoding="utf-8-sig")
+    assert figures_of(folder, folder / "marked.json")[0] == figures_of(folder, write(folder / "plain.json", results))[0]
+
+
+@pytest.mark.parametrize("name", ["labels/1.ome.zarr", "labels"])
+def test_a_store_is_one_image_though_json_is_in_it(tmp_path, name):
+    from i2i.contracts import Metadata
+    from i2i.formats import builtin_formats, format_for_output
+    from i2i.formats.views import ArraySource
+
+    labels = np.zeros((20, 30), np.uint16)
+    labels[2:6, 3:9] = 7
+    path = tmp_path / "labels/1.ome.zarr"
+    path.parent.mkdir()
+    form = format_for_output(path, builtin_formats())
+    form.write(path, ArraySource(labels), Metadata("labels", {}, "00"))
+    assert list(path.rglob("*.json")) and not is_coco(tmp_path / name)
+    found = read_truth(tmp_path / name)
+    assert list(found.sizes.values()) == [(20, 30)] and [len(each) for each in found.objects.values()] == [1]
+
+
 def test_figures_of_label_images_are_those_of_objects():
     labels = np.zeros((9, 9, 1), np.uint16)
     labels[1:4, 1:4], labels[5:8, 5:8] = 1, 2
