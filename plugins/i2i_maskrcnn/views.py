@@ -63,7 +63,7 @@ def joined(parts: Sequence[Detections], score: float, most: int) -> Detections:
     )  # fmt: skip
     order = found.scores.argsort(descending=True, stable=True)
     order = order[found.scores[order] >= score]
-    kept, beyond = order[:most], max(len(order) - most, *(part.beyond for part in parts))
+    kept, beyond = order[:most], max(0, len(order) - most)
     return Detections(found.boxes[kept], found.scores[kept], found.labels[kept], found.masks[kept], beyond)
 
 

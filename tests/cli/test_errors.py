@@ -99,7 +99,7 @@ def test_a_model_whose_weights_or_settings_do_not_fit_is_named(segment, folder, 
     save("a.png")
     refused(segment("a.png", "--model", models / "wrong.safetensors"), 1, "wrong.safetensors: its weights do not fit")
     save_file({"weight": picture()}, folder / "plain.safetensors")
-    refused(segment("a.png", "--model", "plain.safetensors"), 1, "plain.safetensors", "not a model of i2i")
+    refused(segment("a.png", "--model", "plain.safetensors"), 1, "plain.safetensors", "not a model of segment")
 
 
 def test_a_model_of_another_task_is_refused(segment, models):

@@ -136,11 +136,11 @@ def test_larger_objects_ask_for_larger_overlaps(i2i, tiny):
 
 
 def test_views(find):
-    (_, plain), (result, several) = find("--score", "0.2"), find("--score", "0.2", "--tta")
+    (_, plain), (result, several) = find("--score", "0.2"), find("--score", "0.2", "--tta", "--max-per-tile", "2000")
     assert several
     assert [one["score"] for one in several] != [one["score"] for one in plain]
     save("a.png", np.rot90(picture(96, 128)))
-    _, turned = find("--score", "0.2", "--tta")
+    _, turned = find("--score", "0.2", "--tta", "--max-per-tile", "2000")
     assert len(turned) == pytest.approx(len(several), rel=0.2)
     assert result.err.count("warning") == 0
 
