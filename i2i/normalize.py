@@ -43,7 +43,7 @@ class Normalization:
         lists_ok = isinstance(result.offset, tuple) and isinstance(result.scale, tuple)
         numbers = (result.low, result.high, *(result.offset + result.scale if lists_ok else ()))
         if not lists_ok or not all(isinstance(number, int | float) for number in numbers):
-            raise ModelError("a normalisation whose low, high, offset and scale are no numbers")
+            raise ModelError("normalization: low and high must be percentiles, offset and scale lists of numbers")
         if result.method not in ("percentile", "range", "none"):
             raise ModelError(f"unknown normalisation {result.method!r}")
         return result
