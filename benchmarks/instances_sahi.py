@@ -1,6 +1,6 @@
 """i2i beside SAHI's sliced inference with the same network, on a mosaic of single images: seconds, memory, doubles and parts.
 
-    python benchmarks/instances_sahi.py --data DIR [--side 4096] [--slice 512] [--model nuclei] [--out FOLDER]
+    python benchmarks/instances_sahi.py --data DIR [--side 1200] [--slice 512] [--model nuclei] [--out FOLDER]
 
 DIR holds test/images and test/masks (object ids), such as dsb2018-fluo; the mosaic is that of instances_mosaic.py. SAHI (which
 must be installed: `pip install sahi`) runs slices of `--slice` pixels with its defaults: overlap 0.2, GREEDYNMM with IOS at 0.5,
@@ -104,7 +104,7 @@ def sahi_worker(image: Path, output: Path, model: str, side: int) -> None:
     detector = TorchVisionDetectionModel(
         model=_as_torchvision(model, pixels),
         category_mapping={"0": "none", "1": "nucleus"},
-        confidence_threshold=0.0,
+        confidence_threshold=0.3,  # below the model's own; from 0.1 down SAHI changes its defaults
         device="cpu",
     )
     started = time.perf_counter()
@@ -141,10 +141,11 @@ def _as_torchvision(name: str, pixels: np.ndarray):
 
     import i2i
     from i2i.formats.views import ArraySource
+    from i2i_maskrcnn.masks import centred
 
     predictor = i2i.load("instances", model=name, channels_in=1, precision="fp32").predictor
     predictor = predictor.prepare(ArraySource(np.stack([pixels] * 3, -1)), 0)
-    network, rules, limits = predictor.network, predictor.rules, predictor.normalization
+    network, rules, limits, least = predictor.network, predictor.rules, predictor.normalization, predictor.min_area
 
     class Detector(torch.nn.Module):
         def forward(self, images):
@@ -155,8 +156,9 @@ def _as_torchvision(name: str, pixels: np.ndarray):
             seen = limits.apply((image * 255).round().permute(1, 2, 0).numpy())
             window = torch.from_numpy(seen).permute(2, 0, 1)[None].contiguous(memory_format=torch.channels_last)
             found = network.detect(window, replace(rules, most=max(300, window.shape[2] * window.shape[3] // 200)))[0]
-            masks = paste_masks_in_image(found.masks[:, None], found.boxes, tuple(window.shape[2:]))
-            return {"boxes": found.boxes, "labels": found.labels, "scores": found.scores, "masks": masks}
+            masks = paste_masks_in_image(centred(found).masks[:, None], found.boxes, tuple(window.shape[2:]))
+            large = (masks >= 0.5).sum((1, 2, 3)) >= max(1, least)  # as in i2i; of an empty mask SAHI makes an error
+            return {name: values[large] for name, values in (*vars(found).items(), ("masks", masks)) if name != "beyond"}
 
     return Detector()
 
@@ -207,7 +209,12 @@ def benchmark(asked: argparse.Namespace, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="the folder that holds test/images and test/masks")
-    parser.add_argument("--side", type=int, default=4096, help="of the mosaic, in pixels (default: 4096)")
+    parser.add_argument(
+        "--side",
+        type=int,
+        default=1200,
+        help="of the mosaic, in pixels (default: 1200; SAHI holds a mask of that size for each object)",
+    )
     parser.add_argument("--slice", type=int, default=512, help="side of SAHI's slices (default: 512)")
     parser.add_argument("--model", default="nuclei", help="a name or a file (default: nuclei)")
     parser.add_argument("--out", type=Path, help="where the mosaic and the results go (default: a temporary folder)")
