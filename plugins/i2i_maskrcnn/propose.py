@@ -15,8 +15,8 @@ _FIRST = 1000
 _BEFORE, _AFTER = 4, 2
 """Beyond those: so many for each object that may be in the image, before and after suppression ..."""
 _LEAST = 0.5
-"""... with at least this score: more likely an object than not. (A trained network gives hundreds of anchors around each object a
-score above 0.05; on a window of 1024 x 1024 with 75 nuclei, a third of the proposals above 0.5 gave the same objects.)"""
+"""... with at least this score: more likely an object than not. (A trained network gives hundreds of
+anchors around each object a score above 0.05.)"""
 _SMALLEST = 1e-3
 _OVERLAP = 0.7
 
