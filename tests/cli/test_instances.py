@@ -126,11 +126,12 @@ def test_what_is_more_than_a_window_may_give_is_told(find):
     assert "--max-per-tile" not in find()[0].err
 
 
-def test_larger_objects_ask_for_larger_overlaps(i2i, tiny):
+def test_larger_objects_ask_for_larger_overlaps(i2i, tiny, monkeypatch):
+    monkeypatch.setattr("i2i.estimate._SECONDS", 0.1)  # what is run for the estimate
     save("large.tif", picture(700, 900))
     tiles = {}
     for size in ("24", "200"):
-        words = ["--object-size", size, "--tile", "400", "--dry-run", "--json"]
+        words = ["--object-size", size, "--tile", "400", "--max-per-tile", "20", "--dry-run", "--json"]
         tiles[size] = done(i2i("instances", "large.tif", "-o", "l.tif", "--model", tiny, *words, *FEW)).run["plan"]["tiles"]
     assert tiles["24"] < tiles["200"]
 

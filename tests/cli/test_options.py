@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from i2i import loading
 from i2i.backends import has_bf16
@@ -33,6 +34,18 @@ def test_the_same_seed_gives_the_same_bytes_where_an_image_is_too_large_to_be_me
     save("a.tif", np.tile(picture(256, 256), (9, 8)))
     plans = [done(segment("a.tif", "-o", f"{name}.tif", "--seed", "1", "--json")).run["plan"] for name in ("x", "y")]
     assert len(set(_bytes(folder, "x.tif", "y.tif"))) == 1 and plans[0] == plans[1]
+
+
+def test_several_threads_find_what_one_finds(segment, monkeypatch):
+    save("a.png", picture(200, 300))
+    one = done(segment("a.png", "-o", "one.png", "--json")).run
+    monkeypatch.setattr("i2i.planner.available_cores", lambda: 3)
+    try:
+        three = done(segment("a.png", "-o", "three.png", "--json")).run
+        assert (one["plan"]["threads"], three["plan"]["threads"], torch.get_num_threads()) == (1, 3, 3)
+    finally:
+        torch.set_num_threads(1)
+    assert np.mean(load("one.png") == load("three.png")) > 0.999
 
 
 @pytest.mark.parametrize("words", [["--tile", "64"], ["--tile", "64", "--batch", "3"], ["--tile", "80", "--memory", "1.5GB"]])

@@ -136,7 +136,7 @@ def test_verify_is_spread_over_the_planes(segment, stack, count, monkeypatch):
 @pytest.mark.parametrize("marks", [1, 7, 30])
 def test_a_killed_run_over_planes_goes_on_to_the_same_bytes(segment, stack, folder, monkeypatch, marks):
     on_disk(monkeypatch, cores=1)
-    words = ["tz.tif", "--tile", "64", "--json"]
+    words = ["tz.tif", "--tile", "96", "--json"]
     total = done(segment(*words, "-o", "whole.tif")).run["blocks_computed"]
     left, mark = [marks], canvas.DiskCanvas.mark
 
@@ -256,7 +256,7 @@ def test_enough_room_is_enough(segment, monkeypatch):
 
 
 def test_a_disk_that_runs_full_keeps_what_is_done_and_says_how_to_go_on(segment, folder, monkeypatch):
-    save("a.png", picture(300, 300))
+    save("a.png", picture(150, 150))
     on_disk(monkeypatch, cores=1)
     done(segment("a.png", "--tile", "64", "-o", "whole.png"))
     write, left = canvas.Layer.write, [5]

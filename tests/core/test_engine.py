@@ -45,16 +45,6 @@ slow = settings(derandomize=True, deadline=None, max_examples=25)
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """The networks here are too small for two, and the bytes of a result depend on how many there are."""
-    before = torch.get_num_threads()
-    with mock.patch.object(beginning, "start_torch", lambda threads=1: torch.set_num_threads(1)):
-        torch.set_num_threads(1)
-        yield
-    torch.set_num_threads(before)
-
-
 def plan(tile: int | tuple[int, int], cores: int = 1, batch: int = 1) -> Plan:
     sides = (tile, tile) if isinstance(tile, int) else tile
     return Plan(sides, cores, batch, 1, "cpu", "fp32", "torch", "memory", 0, True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -37,34 +37,36 @@ def test_the_piece_is_whole_cores_and_as_large_as_was_asked(size, tile, pixels) 
 
 
 class Slow(toys.Convolution):
-    """A network that takes five milliseconds for a thousand pixels of its window."""
+    """A network that takes five milliseconds, by its own clock, for a thousand pixels of its window."""
+
+    now = 0.0
 
     def __call__(self, batch):
-        time.sleep(batch.shape[0] * batch.shape[2] * batch.shape[3] * 5e-6)
+        self.now += batch.shape[0] * batch.shape[2] * batch.shape[3] * 5e-6
         return super().__call__(batch)
 
 
 def test_the_estimate_is_the_time_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimate, "_SECONDS", 0.5)
-    predictor = Slow()
     source = ArraySource(np.random.default_rng(0).integers(0, 255, (1000, 800, 1)).astype(np.uint8))
+    predictor = Slow().prepare(source, 0)
+    monkeypatch.setattr(estimate, "_SECONDS", 0.5)
+    monkeypatch.setattr(estimate, "time", SimpleNamespace(monotonic=lambda: predictor.now))
     plan = Plan((128, 128), 2, 1, 1, "cpu", "fp32", "torch", "memory", 0, True)
-    job = Job(source, predictor.prepare(source, 0), predictor.outputs[0], plan, MemoryCanvas())
+    job = Job(source, predictor, predictor.outputs[0], plan, MemoryCanvas())
     window = job.grid.window_shape
-    slept = job.grid.tile_count * window[0] * window[1] * 5e-6
+    network = job.grid.tile_count * window[0] * window[1] * 5e-6
     written: list[tuple[int, int]] = []
 
     def write(path: Path, result: Source) -> None:
         assert path.is_dir()
         written.append((result.spec.height, result.spec.width))
-        time.sleep(0.02)
+        predictor.now += 0.02
 
     found = estimate.seconds(job, 3, write)
     assert found is not None and len(written) == 1
     pixels = source.spec.height * source.spec.width / (written[0][0] * written[0][1])
     assert pixels > 2, "a piece, not all of it"
-    least = 3 * (slept + 0.02 * pixels)
-    assert 0.9 * least <= found <= 2 * least
+    assert found == pytest.approx(3 * (network + 0.02 * pixels), rel=0.01)
     assert estimate.seconds(replace(job, predictor=toys.Smoother()), 1, write) is None
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -39,15 +39,6 @@ TOLERANCE = 1e-4
 RULE = LabelRule(interior=1, border=2, dilate=3, min_area=4)
 TRAINED = Path(i2i_unet.__file__).parent / "models/nuclei-fluo.safetensors"
 NUCLEI = Path(i2i_unet.__file__).parent / "samples/nuclei.png"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """The networks here are too small for two."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 # -------------------------------------------------------------------------------------------------------- configurations

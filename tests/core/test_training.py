@@ -22,14 +22,6 @@ from i2i.training.group import device_of, joined, launched
 from i2i.training.schedule import CURVES
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def network(seed: int) -> nn.Sequential:
     """A few parameters, running statistics, and dropout, which draws from the global random state."""
     torch.manual_seed(seed)

@@ -24,14 +24,6 @@ MOST, SCORE = 100, 0.02
 CLASSES = 91
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def photo(height: int, width: int) -> np.ndarray:
     """(H, W, 3) uint8, smooth."""
     torch.manual_seed(0)

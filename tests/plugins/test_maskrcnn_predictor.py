@@ -38,14 +38,6 @@ NONE = Normalization("none", offset=(0.0,), scale=(1.0,))
 NAMES = {1: "dark", 2: "bright"}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class Shapes(nn.Module):
     """Finds bright shapes as a network would, with masks as large as their boxes allow; ``unsure``: it sees what lies in the left
     half of its view with a lower score, and a pixel further left: from each side something else."""
