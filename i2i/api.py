@@ -18,7 +18,7 @@ from i2i.engine import Job, run_job
 from i2i.errors import InputError, OutputError, UsageError
 from i2i.evaluation import EvalReport, evaluate
 from i2i.finite import make_finite
-from i2i.formats.resample import resampled
+from i2i.formats.resample import at_size, resampled
 from i2i.formats.views import ArraySource
 from i2i.loading import as_trained
 from i2i.models import find_model, model_of_checkpoint
@@ -88,8 +88,9 @@ class Loaded:
     models: tuple[Model, ...] = ()
 
     def __call__(self, pixels: Array, **spec: Any) -> Array:
-        """(H, W) or (H, W, C), any real dtype -> (H, W) or (H, W, C) of the kind asked for. ``spec``: fields of ``ImageSpec``,
-        such as ``pixel_size``: where it is not the model's, the network sees the array resampled.
+        """(H, W) or (H, W, C), any real dtype -> (H, W) or (H, W, C) of the kind asked for, of the array's height and width or
+        of those that the method's options say. ``spec``: fields of ``ImageSpec``, such as ``pixel_size``: where it is not the
+        model's, the network sees the array resampled.
 
         Raises ``InputError`` for another shape, an empty array, channels that the model does not take, NaN (but see ``nan``).
         """
@@ -99,6 +100,9 @@ class Loaded:
         scaling, _ = factors(image.spec, self.models, "the array")
         source = resampled(image, scaling) if scaling else image
         fitted = self.predictor.fitted(source.spec)
+        if fitted.size:
+            image = source = at_size(image, fitted.size)
+            scaling = None
         source = as_trained(source, fitted)
         if source.spec.channels != fitted.footprint.channels_in:
             raise InputError(f"the array has {source.spec.channels} channels, the model takes {fitted.footprint.channels_in}")

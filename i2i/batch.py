@@ -20,6 +20,7 @@ from i2i.contracts import Exporter, Format
 from i2i.engine import Progress
 from i2i.errors import I2IError, UsageError
 from i2i.outputs import check, check_folders, complete_output
+from i2i.publish import renamed
 from i2i.report import RunReport
 from i2i.session import Item, Session
 
@@ -96,7 +97,7 @@ def plan_items(
 ) -> list[Item]:
     """An item for each input. ``output``: ``-o``, may be empty. ``exports``: exporter name -> file (or folder, as
     the exporter has it), or for several inputs the folder of these.
-    ``names``: how messages call an input. Raises ``UsageError`` or ``OutputError`` before anything is written."""
+    ``names``: how messages call an input. Raises ``UsageError``, ``InputError`` or ``OutputError`` before anything is written."""
     formats, task = session.formats, session.task
     files, several = expand(inputs, formats, output)
     exporters = {exporter.name: exporter for exporter in session.registry.exporters(task.name)}
@@ -112,16 +113,8 @@ def plan_items(
         items.append(Item(file.path, target, shown, fallback, _export_paths(exports, exporters, file, several)))
     outputs = {item.output for item in items}
     items = [replace(item, fallback=None) if item.fallback in outputs else item for item in items]
-    check(items, session.run, formats, task, exporters)
+    check(items, session.run, formats, task, exporters, session.files)
     return items
-
-
-def renamed(path: Path, ending: str) -> Path:
-    """The path with another ending for its suffix; ``.ome.tif``, ``.ome.zarr`` and ``.tar.gz`` are one suffix."""
-    stem = path.stem
-    if Path(stem).suffix.lower() in (".ome", ".tar"):
-        stem = Path(stem).stem
-    return path.with_name(stem + ending)
 
 
 def _suffix(path: Path, formats: Sequence[Format], lossy: bool) -> str:

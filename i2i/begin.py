@@ -37,9 +37,10 @@ class Item:
 
 @dataclass(frozen=True)
 class Work:
-    """An image on its way: what is asked for, of which models, and the run's identity. ``image``: the chosen planes as they are;
-    ``source``: the same as the network sees them, ``scaling`` times as large; ``full``: height and width at full resolution;
-    ``disk``: the bytes that the output needs."""
+    """An image on its way: what is asked for, of which ``models`` (and the predictor's own parts), and the run's identity.
+    ``image``: the chosen planes as they are, or at the ``size`` that the predictor works on, where that is another; ``source``:
+    the same as the network sees them, ``scaling`` times as large; ``full``: height and width at full resolution; ``disk``: the
+    bytes that the output needs."""
 
     item: Item
     image: Source
@@ -53,6 +54,7 @@ class Work:
     target: Path
     fingerprint: str
     disk: int
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

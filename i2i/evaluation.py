@@ -14,6 +14,7 @@ from i2i import options as option_types
 from i2i.contracts import Array, Compared
 from i2i.errors import InputError, UsageError
 from i2i.formats import builtin_formats, open_image
+from i2i.publish import renamed
 from i2i.registry import Registry
 
 
@@ -100,7 +101,7 @@ def _named(folder: Path) -> dict[str, Path]:
     files, _ = batch.expand([str(folder)], builtin_formats())
     named: dict[str, Path] = {}
     for file in files:
-        name = batch.renamed(file.relative, "").as_posix()
+        name = renamed(file.relative, "").as_posix()
         if name in named:
             raise InputError(f"{file.path}: {named[name].name} has the same name but for the suffix; keep one of them")
         named[name] = file.path

@@ -6,7 +6,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -55,6 +55,21 @@ def _take_place(new: Path, path: Path) -> None:
         os.replace(path, old)
     os.replace(new, path)
     remove(old)
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """Device and inode, the same for links to one file; None where there is nothing."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def is_one_of(path: Path, others: Iterable[Path]) -> bool:
+    """Whether ``path`` is there, and is one of ``others`` or a link to it."""
+    own = identity(path)
+    return own is not None and any(identity(other) == own for other in others)
 
 
 def remove(path: Path) -> None:

@@ -59,7 +59,7 @@ class Loader:
         cards = self.registry.models(self.task.name)
         models = tuple(find_model(name, self.task.name, cards, self.progress and self.progress(name)) for name in names)
         device = pick_device(self.run.device)
-        runtime = Runtime(device, pick_precision(self.run.precision, device, _vouched(models)), "torch")
+        runtime = Runtime(device, pick_precision(self.run.precision, device, _vouched(models, self.task.precisions)), "torch")
         predictors = [self.task.load(self.options, model, runtime) for model in models or (None,)]
         joined = self.task.join(predictors) if self.task.join and len(predictors) > 1 else predictors[0]
         return models, joined, runtime
@@ -113,10 +113,11 @@ def as_trained(source: Source, predictor: Predictor) -> Source:
     return Selection(Described(source, remarks=remarks), range(spec.plane_count), spec.planes, channels=(0, 0, 0))
 
 
-def _vouched(models: Sequence[Model]) -> tuple[str, ...]:
-    """The precisions that the cards of all models vouch for; for a model without a card, fp32 alone."""
+def _vouched(models: Sequence[Model], own: tuple[str, ...] = ("fp32",)) -> tuple[str, ...]:
+    """The precisions that the cards of all models vouch for; for a model without a card, fp32 alone; without a model, the task's
+    ``own``."""
     given = [model.card.precisions if model.card else ("fp32",) for model in models]
-    return tuple(name for name in given[0] if all(name in each for each in given)) if given else ("fp32",)
+    return tuple(name for name in given[0] if all(name in each for each in given)) if given else own
 
 
 def _channels(count: int) -> str:

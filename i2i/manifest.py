@@ -13,7 +13,7 @@ from typing import Any
 from i2i.canvas import MANIFEST, Canvas, DiskCanvas
 from i2i.canvas import clear as clear_folder
 from i2i.contracts import Model, Output
-from i2i.errors import OutputError
+from i2i.errors import InputError, OutputError
 from i2i.files import replacing
 from i2i.options import RunOptions
 from i2i.planner import Plan
@@ -25,17 +25,37 @@ _MEGABYTE = 2**20
 _HASHED_WHOLE = 64 * _MEGABYTE
 
 
-def fingerprint(task: str, options: Any, run: RunOptions, path: Path, models: Sequence[Model], output: Output) -> str:
-    """Hex of what decides the result: the content of ``path``, the models, the task's own options and the run's, this version."""
+def fingerprint(
+    task: str,
+    options: Any,
+    run: RunOptions,
+    path: Path,
+    models: Sequence[Model],
+    output: Output,
+    files: Sequence[Path] = (),
+    frames: bool = False,
+) -> str:
+    """Hex of what decides the result: the content of ``path``, the models, the task's own options, the ``files`` that these name
+    and the run's options, this version; and whether ``frames`` of an animation are kept, which a run that goes on must have from
+    its start. Raises ``InputError`` for one of the files that cannot be read."""
     known = {
         "version": __version__,
         "input": _content_hash(path),
         "task": task,
         "models": [model.sha256 for model in models],
+        "files": [_hash_of_file(file) for file in files],
+        "frames": frames,
         "output": output.name,
         "options": {name: getattr(run, name) for name in _RESULT_OPTIONS} | asdict(options),
     }
     return hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _hash_of_file(path: Path) -> str:
+    try:
+        return _content_hash(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 def _content_hash(path: Path) -> str:

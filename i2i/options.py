@@ -124,8 +124,12 @@ def merge(*options: Any) -> dict[str, Any]:
 
 def changed(options: Any, names: Sequence[str]) -> list[str]:
     """Those of the fields of an options dataclass that are not at their defaults."""
-    defaults = {item.name: item.default for item in dataclasses.fields(options)}
-    return [name for name in names if getattr(options, name) != defaults[name]]
+    items = {item.name: item for item in dataclasses.fields(options)}
+
+    def default(item: dataclasses.Field[Any]) -> Any:
+        return item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
+
+    return [name for name in names if getattr(options, name) != default(items[name])]
 
 
 DATA = "Data"

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from i2i.canvas import partial_folder
 from i2i.contracts import Exporter, Format, Task
-from i2i.errors import OutputError, UsageError
+from i2i.errors import InputError, OutputError, UsageError
+from i2i.files import identity
 from i2i.formats import format_for_output
 from i2i.manifest import noted_results, unfinished
 from i2i.options import RunOptions
@@ -17,9 +18,18 @@ from i2i.session import Item
 
 
 def check(
-    items: Sequence[Item], run: RunOptions, formats: Sequence[Format], task: Task, exporters: Mapping[str, Exporter]
+    items: Sequence[Item],
+    run: RunOptions,
+    formats: Sequence[Format],
+    task: Task,
+    exporters: Mapping[str, Exporter],
+    files: Sequence[Path] = (),
 ) -> None:
-    """Raises ``UsageError`` or ``OutputError`` for outputs that cannot be, that are in each other's way or there already."""
+    """Raises ``UsageError`` or ``OutputError`` for outputs that cannot be, that are in each other's way or there already;
+    ``InputError`` for one of the ``files`` that the task reads besides that is not there."""
+    for path in files:
+        if not path.exists():
+            raise InputError(f"{path}: no such file")
     for item in items:
         form = format_for_output(item.output, formats)
         if form.lossy and not task.lossy:
@@ -28,9 +38,9 @@ def check(
         for name, path in item.exports.items():
             _check_suffix(exporters[name], path)
     _refuse_collisions(items)
-    _refuse_inputs(items)
+    _refuse_inputs(items, files)
     folders = {path: name for item in items for name, path in item.exports.items() if exporters[name].folder}
-    _refuse_what_lies_in(folders, items)
+    _refuse_what_lies_in(folders, items, files)
     if not run.dry_run:
         todo = [item for item in items if complete_output(item, run) is None]
         _refuse_foreign(folders, todo)
@@ -60,15 +70,15 @@ def _refuse_collisions(items: Sequence[Item]) -> None:
             taken[place] = item
 
 
-def _refuse_inputs(items: Sequence[Item]) -> None:
-    sources = {_identity(item.path): item for item in items}
+def _refuse_inputs(items: Sequence[Item], files: Sequence[Path]) -> None:
+    sources = {identity(path): str(path) for path in files} | {identity(item.path): item.name for item in items}
     for item in items:
         for path in _files(item):
-            if (known := _identity(path)) and known in sources:
-                raise UsageError(f"{path}: the output is the input {sources[known].name}; choose another path")
+            if (known := identity(path)) and known in sources:
+                raise UsageError(f"{path}: the output is the input {sources[known]}; choose another path")
 
 
-def _refuse_what_lies_in(folders: Mapping[Path, str], items: Sequence[Item]) -> None:
+def _refuse_what_lies_in(folders: Mapping[Path, str], items: Sequence[Item], files: Sequence[Path]) -> None:
     """A folder that is written is written whole, and replaced whole: nothing else is in it."""
     if not folders:
         return
@@ -76,7 +86,7 @@ def _refuse_what_lies_in(folders: Mapping[Path, str], items: Sequence[Item]) -> 
     here = Path(os.path.realpath("."))
     for folder in [places[place] for place in (here, *here.parents) if place in places]:
         raise UsageError(f"--{folders[folder]} {folder}: is the current folder, or holds it; choose a new one")
-    for path in [path for item in items for path in (item.path, *_files(item))]:
+    for path in [*files, *(path for item in items for path in (item.path, *_files(item)))]:
         for folder in [places[place] for place in Path(os.path.realpath(path)).parents if place in places]:
             raise UsageError(
                 f"{path}: is in {folder}, which --{folders[folder]} writes as a whole; choose another folder for that"
@@ -90,15 +100,6 @@ def _refuse_foreign(folders: Mapping[Path, str], items: Sequence[Item]) -> None:
             raise OutputError(f"{path}: is a file, and --{folders[path]} writes a folder; choose another name")
         if not (path / EXPORT_MARK).exists() and any(path.iterdir()):
             raise OutputError(f"{path}: holds what --{folders[path]} did not write, and is not replaced; choose another folder")
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Device and inode, the same for links to one file; None where there is nothing."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 # ------------------------------------------------------------------------------------------------- what is there already

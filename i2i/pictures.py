@@ -53,6 +53,15 @@ def outlined(labels: Array, below: Picture) -> Picture:
     return np.where(outlines(labels)[..., None], colours(labels), below)
 
 
+def write_png(path: Path, picture: Array) -> None:
+    """A picture (H, W, C) uint8 as a PNG: gray, or the first three channels as colours. Raises ``OutputError``."""
+    from PIL import Image
+
+    shown = picture[..., :3] if picture.shape[2] >= 3 else picture[..., 0]
+    with replacing(path) as temporary:
+        Image.fromarray(np.ascontiguousarray(shown)).save(temporary, format="PNG")
+
+
 def write_sheet(path: Path, rows: Sequence[Sequence[Picture]]) -> None:
     """A PNG of pictures in rows, each at the top left of its place, on white. Raises ``OutputError``."""
     from PIL import Image

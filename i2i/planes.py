@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from i2i.canvas import Canvas, Layer
 from i2i.contracts import Array, ImageSpec, Objects, Predictor, Source
-from i2i.engine import Job, Outcome, Progress, run_job
+from i2i.engine import Job, Outcome, Progress, Snapshot, run_job
 from i2i.engine.objects import ObjectsOutcome
 from i2i.formats.views import View
 from i2i.geometry import Region
@@ -69,7 +69,7 @@ class PlaneResults:
 @dataclass(frozen=True)
 class Done:
     """What all planes gave. ``objects``: of all planes, and ``most`` the highest label of one; None where there are none.
-    ``found``: what a detector knows of the objects of an image of one plane."""
+    ``found``: what a detector knows of the objects of an image of one plane; ``frames``: the pictures for an animation of one."""
 
     result: Source
     objects: int | None
@@ -78,6 +78,7 @@ class Done:
     reused: int
     warnings: list[str]
     found: Objects | None = None
+    frames: Callable[[], Iterator[Array]] | None = None
 
 
 def plane_names(axes: tuple[tuple[str, int], ...]) -> list[str]:
@@ -88,11 +89,12 @@ def plane_names(axes: tuple[tuple[str, int], ...]) -> list[str]:
     return names
 
 
-def plane_jobs(job: Job, predictors: Sequence[Predictor]) -> list[Job]:
-    """A job for each plane of the job's source, with the predictor that was prepared for it."""
+def plane_jobs(job: Job, predictors: Sequence[Predictor], snapshot: Callable[[str], Snapshot]) -> list[Job]:
+    """A job for each plane of the job's source, with the predictor that was prepared for it. ``snapshot`` gives what takes the
+    pictures on the way, for the plane's name."""
     axes = job.source.spec.planes
     if len(predictors) == 1:
-        return [replace(job, source=View(job.source), predictor=predictors[0])]
+        return [replace(job, source=View(job.source), predictor=predictors[0], snapshot=snapshot(""))]
     return [
         replace(
             job,
@@ -100,6 +102,7 @@ def plane_jobs(job: Job, predictors: Sequence[Predictor]) -> list[Job]:
             predictor=predictors[plane],
             canvas=PlaneCanvas(job.canvas, plane),
             progress=_named(job.progress, name),
+            snapshot=snapshot(name),
         )
         for plane, name in enumerate(plane_names(axes))
     ]
@@ -131,6 +134,7 @@ def run_planes(jobs: Sequence[Job], axes: tuple[tuple[str, int], ...]) -> Done:
         reused=sum(outcome.reused for outcome in outcomes),
         warnings=[f"{name}: {text}".lstrip(": ") for name, outcome in named for text in outcome.warnings],
         found=of_detectors[0].found if of_detectors else None,
+        frames=outcomes[0].frames,
     )
 
 

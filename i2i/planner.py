@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -46,7 +47,8 @@ _UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "KI": 2**10, "MI": 2**
 @dataclass(frozen=True)
 class Plan:
     """How a run is done. ``tile``: height and width of the window asked for; ``cores``: along each side of a block;
-    ``canvas``: memory or disk; ``memory``: the estimate for the whole process, in bytes."""
+    ``canvas``: memory or disk; ``memory``: the estimate for the whole process, in bytes; ``room``: the bytes that were left for
+    the work, by which the predictor chooses what it holds (:meth:`~i2i.contracts.Predictor.within`)."""
 
     tile: tuple[int, int]
     cores: int
@@ -58,6 +60,7 @@ class Plan:
     canvas: str
     memory: int
     exact: bool
+    room: int = sys.maxsize
 
     @property
     def runtime(self) -> Runtime:
@@ -72,7 +75,8 @@ class Plan:
 
     @staticmethod
     def from_mapping(values: dict[str, Any]) -> Plan:
-        return Plan(**values | {"tile": tuple(values["tile"])})
+        """Raises ``LookupError`` or ``TypeError`` for the values of another version."""
+        return Plan(**values | {"tile": tuple(values["tile"]), "room": int(values["room"])})
 
 
 def grid_of(spec: ImageSpec, footprint: Footprint, tile: tuple[int, int], cores: int = 1) -> Grid:
@@ -144,14 +148,15 @@ def make_plan(spec: ImageSpec, predictor: Predictor, outputs_bytes: int, options
     """The plan of one image. ``outputs_bytes``: of a pixel in all layers of the canvas. Raises ``UsageError`` when an asked-for
     window is too small, or nothing fits the budget."""
     allowed, jobs = budget(options), options.jobs
-    predictor = copy.copy(predictor)
-    predictor.window_bytes = int(predictor.window_bytes * activation_share(runtime.backend))
     canvas_bytes = spec.height * spec.width * predictor.footprint.scale**2 * outputs_bytes
     on_disk = canvas_bytes > allowed // jobs // 16 or predictor.kind == "image"
-    held = READ_BYTES + predictor.held_bytes + overhead_bytes(runtime.backend) + (0 if on_disk else canvas_bytes)
-    left = (allowed - BASE_BYTES) // jobs - held
-    if left < LATER_BYTES:
+    fixed = READ_BYTES + overhead_bytes(runtime.backend) + (0 if on_disk else canvas_bytes)
+    room, later = (allowed - BASE_BYTES) // jobs - fixed, predictor.held_bytes + LATER_BYTES
+    if room < later:
         raise UsageError(_no_room(jobs, runtime.backend, allowed))
+    predictor = copy.copy(predictor.within(spec, room))
+    predictor.window_bytes = int(predictor.window_bytes * activation_share(runtime.backend))
+    left = room - predictor.held_bytes
     tile = _tile(spec, predictor, options, left)
     grid = grid_of(spec, predictor.footprint, tile)
     batch = _batch(predictor, grid, options, left)
@@ -160,8 +165,8 @@ def make_plan(spec: ImageSpec, predictor: Predictor, outputs_bytes: int, options
         raise UsageError(_too_large(predictor, options, left, grid.window_shape, batch))
     return Plan(
         tile, _cores(grid), batch, max(1, available_cores() // jobs), runtime.device, runtime.precision, runtime.backend,
-        "disk" if on_disk else "memory", BASE_BYTES + jobs * (held + max(needed, LATER_BYTES)),
-        predictor.footprint.exact or grid.tile_count == 1,
+        "disk" if on_disk else "memory", BASE_BYTES + jobs * (fixed + max(predictor.held_bytes + needed, later)),
+        predictor.footprint.exact or grid.tile_count == 1, room,
     )  # fmt: skip
 
 

@@ -9,15 +9,40 @@ from pathlib import Path
 
 import numpy as np
 
-from i2i.contracts import Array, Exported, Exporter, Format, ImageSpec, Output, Source
+from i2i.contracts import Array, Exported, Exporter, Format, ImageSpec, Output, Predictor, Source
 from i2i.errors import OutputError, UsageError
-from i2i.files import replacing
+from i2i.files import is_one_of, replacing
 from i2i.formats import format_for_output
 from i2i.geometry import Region
+from i2i.pictures import write_png
 
 Write = Callable[[Path], None]
 EXPORT_MARK = ".i2i-export"
 """An empty file in each folder that an exporter wrote: only such a folder is ever replaced."""
+
+
+def renamed(path: Path, ending: str) -> Path:
+    """The path with another ending for its suffix; ``.ome.tif``, ``.ome.zarr`` and ``.tar.gz`` are one suffix."""
+    stem = path.stem
+    if Path(stem).suffix.lower() in (".ome", ".tar"):
+        stem = Path(stem).stem
+    return path.with_name(stem + ending)
+
+
+def steps_folder(output: Path) -> Path:
+    """Where the pictures on the way to an output go."""
+    return renamed(output, "-steps")
+
+
+def write_step(output: Path, kept: Sequence[Path], plane: str, step: int, picture: Array) -> None:
+    """A picture (H, W, C) uint8 on the way to ``output``: ``step-00050.png`` in the folder beside it, whole or not there.
+    ``plane``: such as ``t=0,z=3``. Raises ``OutputError``, also where one of the files ``kept`` has that name."""
+    named = f"-{plane.replace('=', '').replace(',', '-')}" if plane else ""
+    path = steps_folder(output) / f"step-{step:05d}{named}.png"
+    if is_one_of(path, kept):
+        raise OutputError(f"{path}: is an input, and a picture on the way would replace it; choose another -o")
+    make_folder(path.parent)
+    write_png(path, picture)
 
 
 def make_folder(folder: Path) -> None:
@@ -61,7 +86,7 @@ def neighbour(path: Path, taken: Sequence[Path], overwrite: bool, reason: Output
     """The TIFF beside ``path``, for a result that ``path`` cannot hold for ``reason``. Raises ``OutputError`` when a file is
     there that must stay: one of ``taken`` always, another without ``overwrite``."""
     beside = path.with_suffix(".tif")
-    if beside in taken or (beside.exists() and (not overwrite or any(p.exists() and beside.samefile(p) for p in taken))):
+    if beside in taken or (beside.exists() and (not overwrite or is_one_of(beside, taken))):
         raise OutputError(f"{reason} ({beside} is there already)") from reason
     return beside
 
@@ -71,8 +96,11 @@ def _holds(form: Format, spec: ImageSpec) -> bool:
     return fits and (form.planes or spec.plane_count == 1)
 
 
-def check_export(exporter: Exporter, output: Output, planes: tuple[tuple[str, int], ...]) -> None:
-    """Raises ``UsageError`` for a kind of result that the exporter does not take, and for several planes: it takes one."""
+def check_export(exporter: Exporter, predictor: Predictor, output: Output, planes: tuple[tuple[str, int], ...]) -> None:
+    """Raises ``UsageError`` for a kind of result that the exporter does not take, for several planes (it takes one), and for
+    pictures on the way of a method that has none."""
+    if exporter.frames and predictor.kind != "image":
+        raise UsageError(f"--{exporter.name}: shows the steps to a result, and this one is made in one pass; leave it out")
     if output.meaning not in exporter.meanings:
         raise UsageError(f"--{exporter.name} takes {' or '.join(exporter.meanings)}, not {output.name}; choose with --as")
     if planes:

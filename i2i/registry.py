@@ -164,5 +164,7 @@ class Registry:
         return (*builtin_formats(), *(form for plugin in self.extensions() for form in plugin.formats))
 
     def exporters(self, task: str) -> list[Exporter]:
-        """The built-in exporters, then those of a task's own plugin and of the extensions."""
-        return [*builtin_exporters(), *(exporter for plugin in self._for_task(task) for exporter in plugin.exporters)]
+        """The built-in exporters, then those of a task's own plugin and of the extensions, that take what the task gives."""
+        given = self.task(task).meanings if task in self._tasks else ()
+        found = [*builtin_exporters(), *(exporter for plugin in self._for_task(task) for exporter in plugin.exporters)]
+        return [exporter for exporter in found if not given or set(given) & set(exporter.meanings)]

@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from i2i.contracts import Model, Source
     from i2i.engine import Job
+    from i2i.planner import Plan
 
 DONE, SKIPPED, PLANNED, FAILED = "done", "skipped", "planned", "failed"
 
@@ -19,12 +21,14 @@ class RunReport:
     """One image. ``status``: done, skipped (a complete output was there), planned (dry run) or failed, with ``error`` and the
     ``exit_code`` that it would have alone.
 
-    ``model`` and ``sha256``: of several models joined by ``+``, in the order given; None where the task has none. ``plan``: what
+    ``model`` and ``sha256``: of several models joined by ``+``, in the order given, those that the method is made of at the end;
+    None where there are none. ``plan``: what
     :func:`plan_of` says, in a dry run also the ``seconds`` expected. ``blocks_computed``: of all stages together;
     ``blocks_reused``: those that the journal of a killed run named. ``verified``: the largest difference that ``--verify`` found,
     as a share of the output's range. ``seconds``: by phase. ``objects``: of all planes, None where there are none. ``planes``:
     how many there are. ``resampled``: how many times as high and wide the network saw the image, where its pixel size is not the
-    model's. ``notes``: what cost time or room and changed nothing, unlike ``warnings``.
+    model's. ``size``: height and width that the method works on and gives, where they are not the input's own. ``notes``: what
+    cost time or room and changed nothing, unlike ``warnings``.
     """
 
     task: str
@@ -36,6 +40,7 @@ class RunReport:
     kind: str | None = None
     planes: int = 1
     resampled: tuple[float, float] | None = None
+    size: tuple[int, int] | None = None
     plan: Mapping[str, Any] = field(default_factory=dict)
     blocks_computed: int = 0
     blocks_reused: int = 0
@@ -83,6 +88,28 @@ class Clock:
         """The phase ``name`` ends now."""
         now = time.monotonic()
         self.laps[name], self._last = round(now - self._last, 3), now
+
+
+def recorded(models: Sequence[Model]) -> dict[str, str]:
+    """The names and hashes of the models, those of several joined by ``+``."""
+    if not models:
+        return {}
+    return {"model": "+".join(model.name for model in models), "sha256": "+".join(model.sha256 for model in models)}
+
+
+def inexact(plan: Plan) -> list[str]:
+    """A warning when no tiling of this network can be the whole-image result."""
+    if plan.exact:
+        return []
+    return ["this model depends on all it sees, so its windows are blended: not the same as the whole image in one window"]
+
+
+def read_as_zeros(source: Source) -> list[str]:
+    """A warning when tiles that the file leaves out were read as zeros."""
+    from i2i.formats.views import missing_tiles
+
+    count = missing_tiles(source)
+    return [f"{count} {'tile is' if count == 1 else 'tiles are'} missing in the file and read as 0"] if count else []
 
 
 def plan_of(job: Job) -> dict[str, Any]:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +18,32 @@ from i2i import report as reports
 from i2i.backends import TOLERANCE
 from i2i.begin import Begun, Item, Work, begin, result_spec
 from i2i.canvas import partial_folder
-from i2i.contracts import Exported, Exporter, Format, ImageSpec, Metadata, Model, Output, Source, Task
+from i2i.contracts import Exported, Exporter, Format, ImageSpec, Metadata, Model, Output, Predictor, Source, Task
 from i2i.disk import full_disk_told, output_needs
 from i2i.engine import Job, Progress
 from i2i.errors import InputError, ModelError, OutputError, UsageError
+from i2i.files import is_one_of
 from i2i.finite import make_finite
 from i2i.formats import format_for_output, open_image
-from i2i.formats.resample import resampled
-from i2i.formats.views import View, missing_tiles, select
+from i2i.formats.resample import at_size, level_for, resampled
+from i2i.formats.views import View, select
 from i2i.loading import Loader, as_trained
 from i2i.manifest import fingerprint, note_results
 from i2i.options import RunOptions
 from i2i.pixelsize import brought_back, factors, with_pixel_size
 from i2i.planes import Done, plane_jobs, run_planes, verify_planes
 from i2i.planner import Plan, budget
-from i2i.publish import Write, check_compression, check_export, exporting, narrow_labels, neighbour, place, write_all
+from i2i.publish import (
+    Write,
+    check_compression,
+    check_export,
+    exporting,
+    narrow_labels,
+    neighbour,
+    place,
+    write_all,
+    write_step,
+)
 from i2i.registry import Registry
 from i2i.report import RunReport
 from i2i.version import __version__
@@ -41,11 +53,13 @@ __all__ = ["Item", "Session"]
 
 @dataclass(frozen=True)
 class Opened:
-    """An image to be run: the pixels that were chosen, height and width of its full resolution, and the warnings so far."""
+    """An image to be run: the pixels that were chosen, height and width of its full resolution, and the warnings so far.
+    ``at``: gives the same pixels at another height and width, of the smallest level of a pyramid that has as many."""
 
     source: Source
     full: tuple[int, int]
     warnings: list[str]
+    at: Callable[[tuple[int, int]], Source]
 
 
 @dataclass
@@ -73,6 +87,11 @@ class Session:
     def formats(self) -> tuple[Format, ...]:
         return self.registry.formats()
 
+    @cached_property
+    def files(self) -> tuple[Path, ...]:
+        """The files besides the input that the task's options name. Raises ``UsageError``."""
+        return tuple(self.task.files(self.options)) if self.task.files else ()
+
     # ------------------------------------------------------------------------------------------------------------ run
 
     @contextlib.contextmanager
@@ -81,11 +100,20 @@ class Session:
         image = open_image(path, self.formats)
         try:
             sized, told = with_pixel_size(image, self.run.pixel_size)
-            chosen = select(sized, self.run.level, self.run.plane or None, self.run.channels or None, Path(name))
-            source, warnings = make_finite(chosen, self.run.nan, name)
-            yield Opened(source, (image.spec.height, image.spec.width), [*image.spec.notes, *told, *warnings])
+            source, warnings = self._chosen(sized, self.run.level, name)
+
+            def at(size: tuple[int, int]) -> Source:
+                level = level_for(image.spec.levels, size, self.run.level)
+                return at_size(source if level == self.run.level else self._chosen(sized, level, name)[0], size)
+
+            yield Opened(source, (image.spec.height, image.spec.width), [*image.spec.notes, *told, *warnings], at)
         finally:
             image.close()
+
+    def _chosen(self, image: Source, level: int, name: str) -> tuple[Source, tuple[str, ...]]:
+        """The chosen planes and channels of a level, samples finite; with warnings."""
+        chosen = select(image, level, self.run.plane or None, self.run.channels or None, Path(name))
+        return make_finite(chosen, self.run.nan, name)
 
     def process(self, item: Item, progress: Progress = lambda stage, share: None) -> RunReport:
         """One image. Raises ``I2IError``; nothing is at the output path then that was not there before."""
@@ -95,12 +123,11 @@ class Session:
             self._refuse_warnings(warnings, item.name)
             clock.lap("open")
             with begin(work, self.run) as begun:
-                job = Job(work.source, work.predictor, work.output, begun.plan, begun.canvas, self.run.seed, progress)
-                jobs = plane_jobs(job, begun.predictors)
+                jobs = self._jobs(work, begun, progress)
                 result = self._report(work, begun, jobs)
-                result.notes = [*work.source.spec.remarks, *begun.notes]
+                result.notes = [*_remarks(work, jobs[0]), *begun.notes]
                 clock.lap("prepare")
-                result.warnings = [*warnings, *_inexact(begun.plan)]
+                result.warnings = [*warnings, *reports.inexact(begun.plan)]
                 self._refuse_warnings(result.warnings, item.name)
                 if self.run.dry_run:
                     return result
@@ -110,13 +137,22 @@ class Session:
         result.seconds, result.peak_memory = clock.laps, reports.peak_memory()
         return result
 
+    def _jobs(self, work: Work, begun: Begun, progress: Progress) -> list[Job]:
+        """One for each plane."""
+        job = Job(
+            work.source, work.predictor, work.output, begun.plan, begun.canvas, self.run.seed, progress,
+            frames=self._wants_frames(work.item),
+        )  # fmt: skip
+        keep = partial(write_step, work.target, (work.item.path, *self.files))
+        return plane_jobs(job, begun.predictors, lambda plane: partial(keep, plane))
+
     def _run(self, work: Work, jobs: list[Job], result: RunReport, clock: reports.Clock) -> None:
         """Compute, verify, publish, and report it."""
         done = run_planes(jobs, work.source.spec.planes)
         clock.lap("compute")
         result.verified = self._verify(jobs)
         clock.lap("verify")
-        result.warnings += [*done.warnings, *_missing_tiles(work.image)]
+        result.warnings += [*done.warnings, *reports.read_as_zeros(work.image)]
         self._refuse_warnings(result.warnings, work.item.name)
         result.output = str(self._publish(work, jobs[0].plan, done))
         result.warnings += _moved(work.item, Path(result.output))
@@ -132,16 +168,34 @@ class Session:
         opened.warnings.extend(told)
         source = resampled(image, scaling) if scaling else image
         predictor = predictor.fitted(View(source).spec)
+        size = predictor.size if predictor.size != (image.spec.height, image.spec.width) else None
+        if predictor.size:
+            image = source = opened.at(predictor.size)
+            scaling = None
         source = as_trained(source, predictor)
         self.loader.check_channels(source.spec, predictor, models, item.name)
         output = _named(self.loader.choose_output(predictor), image.spec)
-        for name in item.exports:
-            check_export(self._exporter(name), output, image.spec.planes)
+        self._check_asked(item, predictor, output, image.spec)
         spec = result_spec(image.spec, output, predictor)
         target = self._target(item, output, spec)
-        identity = fingerprint(self.task.name, self.options, self.run, item.path, models, output)
+        models = (*models, *predictor.parts)
+        identity = self._fingerprint(item, models, output)
         disk = output_needs(spec, output, format_for_output(target, self.formats), self.run.compression)
-        return Work(item, image, source, opened.full, scaling, models, predictor, runtime, output, target, identity, disk)
+        return Work(item, image, source, opened.full, scaling, models, predictor, runtime, output, target, identity, disk, size)
+
+    def _check_asked(self, item: Item, predictor: Predictor, output: Output, spec: ImageSpec) -> None:
+        """Raises ``UsageError`` for exports and ``--verify`` that this method or result has not."""
+        for name in item.exports:
+            check_export(self._exporter(name), predictor, output, spec.planes)
+        if self.run.verify and predictor.kind != "dense":
+            raise UsageError(f"--verify recomputes single pixels, which {self.task.name} cannot; leave it out")
+
+    def _fingerprint(self, item: Item, models: Sequence[Model], output: Output) -> str:
+        frames = self._wants_frames(item)
+        return fingerprint(self.task.name, self.options, self.run, item.path, models, output, self.files, frames)
+
+    def _wants_frames(self, item: Item) -> bool:
+        return any(self._exporter(name).frames for name in item.exports)
 
     def _target(self, item: Item, output: Output, spec: ImageSpec) -> Path:
         target = place(item.output, item.fallback, spec, self.formats)
@@ -157,6 +211,8 @@ class Session:
     def _refuse_existing(self, item: Item, target: Path) -> None:
         """An output that was not foreseen when the inputs were listed."""
         run = self.run
+        if target != item.output and is_one_of(target, (item.path, *self.files)):
+            raise UsageError(f"{target}: the output is an input; choose another with -o")
         if target != item.output and target.exists() and not (run.overwrite or run.resume or run.dry_run):
             raise OutputError(f"{target}: exists; --overwrite replaces it")
 
@@ -169,10 +225,10 @@ class Session:
             plan["seconds"] = estimate.seconds(
                 jobs[0], len(jobs), lambda folder, piece: self._try(folder, piece, work, begun.plan)
             )
-        recorded = _recorded(work.models)
+        recorded = reports.recorded(work.models)
         return RunReport(
             self.task.name, work.item.name, str(work.target), kind=work.output.name, plan=plan, planes=len(jobs),
-            status=reports.PLANNED if self.run.dry_run else reports.DONE, resampled=work.scaling,
+            status=reports.PLANNED if self.run.dry_run else reports.DONE, resampled=work.scaling, size=work.size,
             model=recorded.get("model"), sha256=recorded.get("sha256"),
         )  # fmt: skip
 
@@ -206,7 +262,7 @@ class Session:
         files: dict[Path, Write] = {path: lambda temporary: self._write(form, temporary, result, work, plan)}
         larger = work.full[0] / whole.spec.height, work.full[1] / whole.spec.width
         found = replace(done.found, masks=None) if done.found and work.scaling else done.found
-        exported = Exported(View(work.image), whole, work.output.meaning, larger, found, work.item.name)
+        exported = Exported(View(work.image), whole, work.output.meaning, larger, found, work.item.name, done.frames)
         for name, place_of in work.item.exports.items():
             files[place_of] = exporting(self._exporter(name), exported)
         if plan.canvas == "disk":
@@ -219,7 +275,7 @@ class Session:
         assert form.write is not None
         record = {"program": f"i2i {__version__}", "task": self.task.name, "kind": work.output.name}
         if work.models:
-            record |= _recorded(work.models) | {"precision": plan.precision}
+            record |= reports.recorded(work.models) | {"precision": plan.precision}
         form.write(path, result, Metadata(work.output.meaning, record, work.fingerprint, self._compression, plan.threads))
 
     @property
@@ -233,16 +289,16 @@ class Session:
         except OutputError as error:
             if self.run.strict:
                 raise
-            return neighbour(item.output, (item.path, *item.exports.values()), self.run.overwrite, error)
+            return neighbour(item.output, (item.path, *self.files, *item.exports.values()), self.run.overwrite, error)
         self._refuse_existing(item, path)
         return path
 
 
-def _recorded(models: Sequence[Model]) -> dict[str, str]:
-    """The names and hashes of the models, those of several joined by ``+``."""
-    if not models:
-        return {}
-    return {"model": "+".join(model.name for model in models), "sha256": "+".join(model.sha256 for model in models)}
+def _remarks(work: Work, job: Job) -> list[str]:
+    """What the user may want to know of how the image is seen, and of what the predictor chose for the room it has."""
+    seen = work.source.spec.remarks
+    chosen = job.predictor.within(job.source.spec, job.plan.room).remarks
+    return [*seen, *(remark for remark in chosen if remark not in seen)]
 
 
 def _named(output: Output, spec: ImageSpec) -> Output:
@@ -255,16 +311,3 @@ def _moved(item: Item, path: Path) -> list[str]:
     """A warning when the result is not where it was asked for."""
     foreseen = path in (item.output, item.fallback)
     return [] if foreseen else [f"too many objects for {item.output.name}; written to {path}"]
-
-
-def _inexact(plan: Plan) -> list[str]:
-    """A warning when no tiling of this network can be the whole-image result."""
-    if plan.exact:
-        return []
-    return ["this model depends on all it sees, so its windows are blended: not the same as the whole image in one window"]
-
-
-def _missing_tiles(source: Source) -> list[str]:
-    """A warning when tiles that the file leaves out were read as zeros."""
-    count = missing_tiles(source)
-    return [f"{count} {'tile is' if count == 1 else 'tiles are'} missing in the file and read as 0"] if count else []

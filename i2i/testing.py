@@ -36,6 +36,7 @@ from i2i.contracts import (
 )
 from i2i.engine import Job, compute_region, run_job
 from i2i.errors import I2IError
+from i2i.formats.resample import at_size
 from i2i.formats.views import ArraySource
 from i2i.geometry import Region, round_up
 from i2i.models import find_model
@@ -94,10 +95,10 @@ def assert_predictor_contract(predictor: Predictor, *, images: Sequence[Array] =
 
 
 def _check_predictor(kit: _Kit, images: Sequence[Array]) -> None:
-    predictor = kit.predictor
-    _require(bool(predictor.outputs), "the predictor declares no output")
-    _require(len({output.name for output in predictor.outputs}) == len(predictor.outputs), "two outputs have one name")
-    sources = [ArraySource(image) for image in (*images, *kit.images())]
+    sources = [kit.sized(ArraySource(image)) for image in (*images, *kit.images())]
+    outputs = kit.predictor.fitted(sources[0].spec).outputs
+    _require(bool(outputs), "the predictor declares no output")
+    _require(len({output.name for output in outputs}) == len(outputs), "two outputs have one name")
     for source in sources:
         kit.check_prepare(source)
         kit.check_outputs(source)
@@ -143,7 +144,12 @@ class _Kit:
         stride = self.predictor.footprint.multiple_of
         step = max(stride, 32)
         side = self._least + 2 * round_up(step, stride) + stride + 3
-        return ArraySource(blobs(side, side + 5, self.predictor.footprint.channels_in))
+        return self.sized(ArraySource(blobs(side, side + 5, self.predictor.footprint.channels_in)))
+
+    def sized(self, source: Source) -> Source:
+        """At the size that the predictor works on."""
+        size = self.predictor.fitted(source.spec).size
+        return at_size(source, size) if size else source
 
     def _prepared(self, source: Source) -> Predictor:
         return self.predictor.fitted(source.spec).prepare(source, _SEED)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -16,8 +17,11 @@ from torch.nn import functional
 from i2i.contracts import (
     Array,
     DensePredictor,
+    Exported,
+    Exporter,
     Footprint,
     ImagePredictor,
+    ImageSpec,
     ImageWork,
     InstancePredictor,
     Instances,
@@ -28,6 +32,7 @@ from i2i.contracts import (
 )
 from i2i.normalize import Normalization
 from i2i.options import option
+from i2i.registry import Plugin, Registry
 
 
 @dataclass(frozen=True)
@@ -189,10 +194,12 @@ class Shapes(InstancePredictor):
 
 
 class Smoother(ImagePredictor):
-    """Minimises |x - image|^2 + |gradient of x|^2 by gradient descent, in two stages, tile by tile with a halo of one pixel."""
+    """Minimises |x - image|^2 + |gradient of x|^2 by gradient descent, in two stages, tile by tile with a halo of one pixel.
+    Every other step is a frame; ``every``: steps between pictures that are kept, 0: none are."""
 
     steps = 12
     rate = 0.1
+    every = 0
 
     def __init__(self) -> None:
         self.footprint = Footprint(halo=1)
@@ -209,9 +216,17 @@ class Smoother(ImagePredictor):
         x = state["x"]
         for step in range(int(state["step"]), self.steps):
             x = self._descend(x, image, work)
+            self._show(self.stages(None).index(stage) * self.steps + step + 1, x, work)
             work.checkpoint.save({"x": x, "step": np.array(step + 1)})
             work.progress((step + 1) / self.steps)
         work.canvas.write(work.canvas.spec.region, x)
+
+    def _show(self, step: int, x: Array, work: ImageWork) -> None:
+        picture = x.round().clip(0, 255).astype(np.uint8)
+        if self.every and step % self.every == 0:
+            work.snapshot(step, picture)
+        if work.frame and step % 2 == 0:
+            work.frame(step, picture)
 
     def _descend(self, x: Array, image: Array, work: ImageWork) -> Array:
         result = np.empty_like(x)
@@ -224,6 +239,50 @@ class Smoother(ImagePredictor):
                 moved = part - self.rate * (part - image[window.slices] - laplacian)
                 result[tile.core.slices] = moved[tile.core.relative_to(window).slices]
         return result
+
+
+@dataclass(frozen=True)
+class SketchOptions:
+    width: int = option(0, help="of the result, in pixels; 0: the input's", minimum=0)
+    tone: list[str] = option([], help="images by whose mean it is made brighter")  # noqa: RUF009 (it makes a field)
+    save_every: int = option(0, help="steps between pictures that are kept", minimum=0)
+
+
+class Sketch(Smoother):
+    """Smooths images of any channels at a size of its own; with less than ``roomy`` bytes, by smaller steps."""
+
+    steps = 4
+    roomy = 2_000_000_000
+
+    def __init__(self, options: SketchOptions) -> None:
+        self.footprint, self.outputs = Footprint(halo=1), ()
+        self.width, self.every = options.width, options.save_every
+        self.tone = sum(float(np.load(path).mean()) for path in options.tone)
+
+    def fitted(self, spec: ImageSpec) -> Self:
+        fitted = copy.copy(self)
+        fitted.footprint = Footprint(halo=1, channels_in=spec.channels, channels_out=spec.channels)
+        fitted.outputs = (Output("image", spec.channels, "uint8", "image"),)
+        if self.width:
+            fitted.size = round(spec.height * self.width / spec.width), self.width
+        return fitted
+
+    def within(self, spec: ImageSpec, room: int) -> Self:
+        chosen = copy.copy(self)
+        chosen.held_bytes = 16 * spec.height * spec.width
+        if room < self.roomy:
+            chosen.rate, chosen.remarks = 0.05, (*self.remarks, "smaller steps: --memory is small")
+        return chosen
+
+    def convert(self, raw: Array, output: Output) -> Array:
+        return super().convert(raw + self.tone, output)
+
+
+def _flip(path: Path, exported: Exported) -> None:
+    assert exported.frames is not None
+    frames = np.stack(list(exported.frames()))
+    with path.open("wb") as stream:
+        np.savez(stream, frames=frames, scale=exported.scale, source=exported.source.read(exported.source.spec.region))
 
 
 @dataclass(frozen=True)
@@ -240,5 +299,24 @@ def _blobs(options: BlobOptions, model: object, runtime: object) -> Blobs:
 CONVOLVE = Task("convolve", "Toy: a small convolutional network", NoOptions, lambda o, m, r: Convolution(), needs_model=False)
 FIND = Task("findblobs", "Toy: bright components", BlobOptions, _blobs, needs_model=False)
 SMOOTH = Task("smooth", "Toy: smoothing by gradient descent", NoOptions, lambda o, m, r: Smoother(), needs_model=False)
+SKETCH = Task(
+    "sketch", "Toy: smoothing at another size", SketchOptions, lambda o, m, r: Sketch(o), needs_model=False, lossy=True,
+    files=lambda options: [Path(path) for path in options.tone], meanings=("image",), precisions=("fp32", "bf16"),
+)  # fmt: skip
+FLIP = Exporter("flip", ".npz", "the frames, the input and its scale", _flip, ("image",), frames=True)
 
-__all__ = ["CONVOLVE", "FIND", "SMOOTH", "Blobs", "Convolution", "Enlarge", "Mirrored", "Renormalised", "Shapes", "Smoother"]
+
+class Toys(Registry):
+    """A registry of the toys alone, which are one plugin with the exporter ``FLIP``."""
+
+    _own = Plugin("toys", "toys", tasks=(CONVOLVE, FIND, SMOOTH, SKETCH), exporters=(FLIP,))
+    _tasks = dict.fromkeys(("convolve", "findblobs", "smooth", "sketch"))
+
+    def _plugin(self, entry: object) -> Plugin | None:
+        return self._own if entry is None else None
+
+
+__all__ = [
+    "CONVOLVE", "FIND", "FLIP", "SKETCH", "SMOOTH", "Blobs", "Convolution", "Enlarge", "Mirrored", "Renormalised", "Shapes",
+    "Sketch", "Smoother", "Toys",
+]  # fmt: skip

@@ -231,8 +231,11 @@ def describe_plan(report: RunReport) -> list[str]:
     if report.resampled:
         tall, wide = report.resampled
         lines.insert(2, f"  resampled  {wide:.4g} x {tall:.4g} times as wide and high for the model, and back")
-    if plan["seconds"] is not None:
-        lines.append(f"  time       about {seconds_text(plan['seconds'])}")
+    if report.size:
+        height, width = report.size
+        lines.insert(2, f"  size       {width} x {height} pixels, to which the input is brought")
+    seconds = plan["seconds"]
+    lines.append(f"  time       {'unknown' if seconds is None else f'about {seconds_text(seconds)}'}")
     return lines
 
 

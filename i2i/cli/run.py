@@ -23,6 +23,7 @@ from i2i.errors import I2IError, InputError, OutputError, UsageError
 from i2i.formats import detect
 from i2i.manifest import unfinished
 from i2i.options import INPUT, RunOptions
+from i2i.publish import steps_folder
 from i2i.registry import Registry
 from i2i.report import RunReport
 from i2i.session import Item, Session
@@ -81,6 +82,8 @@ def _run(task: Task, registry: Registry, values: Mapping[str, Any]) -> tuple[Ses
                 done = batch.process(session, items, progress.of, progress.finished)
         if to_stdout and done[0].status == reports.DONE:
             _copy_out(Path(done[0].output), items[0].output)
+            if steps_folder(items[0].output).exists() and not values["quiet"]:
+                console.say("warning: pictures on the way are kept beside a file, and -o - has none; give one with -o")
     return session, done
 
 

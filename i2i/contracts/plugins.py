@@ -163,6 +163,10 @@ class Task:
 
     ``join(predictors)`` makes one of those of several models (``--model A --model B``), in the order given, not yet prepared;
     it raises ``ModelError`` that says which two do not go together, and why. A task without it takes one model.
+
+    ``files(options)``: the files that the options name and that decide the result: their content is part of the run's identity,
+    and none of them is ever written over. ``meanings``: of the results that it gives; exporters that take none of them are not
+    offered; empty: any. ``precisions``: those that it vouches for where it runs without a model, whose card would say.
     """
 
     name: str
@@ -175,6 +179,9 @@ class Task:
     lossy: bool = False
     demos: tuple[Demo, ...] = ()
     join: Callable[[Sequence[Predictor]], Predictor] | None = None
+    files: Callable[[Any], Sequence[Path]] | None = None
+    meanings: tuple[Meaning, ...] = ()
+    precisions: tuple[str, ...] = ("fp32",)
 
 
 @dataclass(frozen=True)
@@ -233,8 +240,10 @@ class Objects:
 @dataclass(frozen=True)
 class Exported:
     """What an exporter is given: the input, the result on the input's grid, and what its pixels mean. ``scale``: height and width
-    of a pixel of the result in pixels of the input's full resolution, which is not 1 where another level was run. ``objects``:
-    where the result is of a detector. ``name``: of the input, as the user knows it."""
+    of a pixel of the result in pixels of the input's full resolution, which is not 1 where another level was run, or where the
+    method works at another size: the input is given at that size then. ``objects``: where the result is of a detector. ``name``:
+    of the input, as the user knows it. ``frames``: gives the pictures on the way of an iterative method, (H, W, C) uint8, in the
+    order of the steps, each time from the first; None where no exporter that is asked for takes any."""
 
     source: Source
     result: Source
@@ -242,13 +251,15 @@ class Exported:
     scale: tuple[float, float] = (1.0, 1.0)
     objects: Objects | None = None
     name: str = ""
+    frames: Callable[[], Iterator[Array]] | None = None
 
 
 @dataclass(frozen=True)
 class Exporter:
     """A further file from the same run: the option ``--<name> FILE``. ``meanings``: of the results that it takes;
     ``suffixes``: those that FILE may have, any by default. ``folder``: it writes a folder, ``--<name> DIR``:
-    ``export`` is given an empty one, and ``suffix`` is "" then."""
+    ``export`` is given an empty one, and ``suffix`` is "" then. ``frames``: it takes the pictures on the way of an iterative
+    method, and is refused for any other."""
 
     name: str
     suffix: str
@@ -257,3 +268,4 @@ class Exporter:
     meanings: tuple[Meaning, ...] = ("labels",)
     suffixes: tuple[str, ...] = ()
     folder: bool = False
+    frames: bool = False

@@ -18,6 +18,8 @@ from i2i.geometry import Grid, Region
 if TYPE_CHECKING:
     import torch
 
+    from i2i.contracts.plugins import Model
+
 
 @dataclass(frozen=True)
 class LabelRule:
@@ -80,7 +82,9 @@ class Predictor:
     takes besides, whatever the window, where that is much. ``gray_as_rgb``: a network of three channels that was trained on gray
     images too, as three equal channels, and is given them so. ``zoom``: how many times as high and wide as the image's own the
     pixels are that the network computes, for the planner. ``remarks``: what the user may want to know of how it sees the image:
-    shown, and no warning."""
+    shown, and no warning. ``size``: height and width of the image that it works on and gives, where these may not be the input's
+    own; the engine resamples the input to it. ``parts``: models that it is made of besides that of ``--model``: recorded with the
+    run."""
 
     kind: ClassVar[Literal["dense", "instances", "image"]]
     footprint: Footprint
@@ -90,10 +94,19 @@ class Predictor:
     gray_as_rgb: bool = False
     zoom: float = 1.0
     remarks: tuple[str, ...] = ()
+    size: tuple[int, int] | None = None
+    parts: tuple[Model, ...] = ()
 
     def fitted(self, spec: ImageSpec) -> Self:
-        """The predictor for images of this kind, before a pixel is read: a method that takes any channels or dtypes sets its
-        footprint and outputs here. A network takes what it was trained on, and is returned as it is."""
+        """The predictor for images of this kind, before a pixel is read: a method that takes any channels, dtypes or sizes sets
+        its footprint, outputs and ``size`` here. A network takes what it was trained on, and is returned as it is."""
+        return self
+
+    def within(self, spec: ImageSpec, room: int) -> Self:
+        """The predictor for an image of ``spec`` (of the size that it works on) and ``room`` bytes for its work, windows and all
+        it holds: a method that can hold more or less chooses here, and says so in ``held_bytes`` and ``remarks``. A function of
+        its arguments alone, not changed by :meth:`prepare`: it is called for the plan and again before the run, and a resumed run
+        chooses with the same room."""
         return self
 
     def prepare(self, source: Source, seed: int) -> Self:
@@ -177,7 +190,10 @@ class WritableSource(Source, Protocol):
 
 @dataclass(frozen=True)
 class ImageWork:
-    """What an :class:`ImagePredictor` is given for one stage. ``grid``: windows that keep its memory bounded."""
+    """What an :class:`ImagePredictor` is given for one stage. ``grid``: windows that keep its memory bounded. ``snapshot``:
+    called with the number of a step, counted over all stages, and the picture so far, (H, W, C) uint8 of any size: it becomes a
+    file beside the output. ``frame``: the same for an animation; None where none is asked for. A step that is repeated after a
+    kill replaces what it gave before."""
 
     source: Source
     grid: Grid
@@ -186,6 +202,8 @@ class ImageWork:
     seed: int
     device: str
     progress: Callable[[float], None]
+    snapshot: Callable[[int, Array], None] = lambda step, picture: None
+    frame: Callable[[int, Array], None] | None = None
 
 
 class ImagePredictor(Predictor):
@@ -194,7 +212,7 @@ class ImagePredictor(Predictor):
     kind = "image"
 
     def stages(self, spec: ImageSpec) -> tuple[str, ...]:
-        """The names of its stages, in order; each is journaled."""
+        """The names of its stages, in order, none of them convert or frames; each is journaled."""
         return ("iterate",)
 
     def run(self, stage: str, work: ImageWork) -> None:

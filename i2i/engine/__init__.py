@@ -7,17 +7,19 @@ journaled. What the journal names is not computed again; how blocks are grouped 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from i2i.engine.dense import compute_region, run_dense
 from i2i.engine.iterate import run_image
-from i2i.engine.job import Job, Outcome, Progress, convert, network_for
+from i2i.engine.job import Job, Outcome, Progress, Snapshot, convert, network_for
 from i2i.engine.objects import compute_objects, run_instances
 
-__all__ = ["Job", "Outcome", "Progress", "compute_objects", "compute_region", "convert", "network_for", "run_job"]
+__all__ = ["Job", "Outcome", "Progress", "Snapshot", "compute_objects", "compute_region", "convert", "network_for", "run_job"]
 
 _RUNNERS: dict[str, Callable[[Job], Outcome]] = {"dense": run_dense, "instances": run_instances, "image": run_image}
 
 
 def run_job(job: Job) -> Outcome:
-    """Do all stages that are not yet done. The canvas holds the result afterwards; publishing it is the caller's."""
-    return _RUNNERS[job.predictor.kind](job)
+    """Do all stages that are not yet done. The canvas holds the result afterwards; publishing it is the caller's. The predictor
+    that runs is the one that fits the plan's room."""
+    return _RUNNERS[job.predictor.kind](replace(job, predictor=job.predictor.within(job.source.spec, job.plan.room)))

@@ -19,11 +19,14 @@ from i2i.stitch import Pixels
 Network = Callable[[Any], Any]
 Progress = Callable[[str, float], None]
 """Told the stage's name and the share of it that is done, 0 .. 1."""
+Snapshot = Callable[[int, Array], None]
+"""Given the number of a step of an iterative method, and the picture so far, (H, W, C) uint8."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One image, one kind of result. ``source``: one plane, the channels that the network takes. ``predictor``: prepared."""
+    """One image, one kind of result. ``source``: one plane, the channels that the network takes. ``predictor``: prepared.
+    ``snapshot``: takes the pictures on the way of an iterative method; ``frames``: whether those of an animation are kept."""
 
     source: Source
     predictor: Predictor
@@ -32,6 +35,8 @@ class Job:
     canvas: Canvas
     seed: int = 0
     progress: Progress = lambda stage, share: None
+    snapshot: Snapshot = lambda step, picture: None
+    frames: bool = False
 
     @property
     def grid(self) -> Grid:
@@ -49,13 +54,15 @@ def network_for(predictor: Predictor, grid: Grid, plan: Plan) -> Network:
 
 @dataclass
 class Outcome:
-    """What a run did. ``result``: the layer to publish; ``objects``: how many labels, None where there are none."""
+    """What a run did. ``result``: the layer to publish; ``objects``: how many labels, None where there are none; ``frames``:
+    gives the pictures for an animation, in the order of the steps, None where none were asked for."""
 
     result: Source
     objects: int | None = None
     computed: int = 0
     reused: int = 0
     warnings: list[str] = field(default_factory=list)
+    frames: Callable[[], Iterator[Array]] | None = None
 
 
 class Todo:

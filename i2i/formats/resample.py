@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,6 +104,20 @@ def _weighted(pixels: Array, taps: _Taps, first: int, axis: int = 0) -> npt.NDAr
 def _as(values: npt.NDArray[np.float64], dtype: str) -> Array:
     """Rounded where the dtype has no fractions."""
     return values.astype(dtype) if np.dtype(dtype).kind == "f" else values.round().astype(dtype)
+
+
+def at_size(source: Source, size: tuple[int, int]) -> Source:
+    """An image brought to that height and width, its pixels as much larger or smaller; as it is where it has them."""
+    spec = source.spec
+    if size == (spec.height, spec.width):
+        return source
+    return resampled(source, (size[0] / spec.height, size[1] / spec.width))
+
+
+def level_for(levels: Sequence[tuple[int, int]], size: tuple[int, int], least: int = 0) -> int:
+    """The smallest level, from ``least`` on, that is not below ``size`` (height, width) on either axis; else ``least``."""
+    fitting = [number for number, own in enumerate(levels) if number > least and own[0] >= size[0] and own[1] >= size[1]]
+    return min(fitting, key=lambda number: levels[number], default=least)
 
 
 def resampled(source: Source, factors: tuple[float, float]) -> Source:
