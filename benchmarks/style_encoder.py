@@ -1,0 +1,118 @@
+"""How good the bundled style encoder is: what results optimised on it are worth to VGG-19.
+
+    python benchmarks/style_encoder.py --vgg19 FILE --photos FILE... --styles FILE... --out FOLDER [--size 384] [--steps 150]
+
+Each photograph gets each style (give pictures that were not used in training), optimised on VGG-19's first three blocks, on the
+bundled encoder and, as a control, on an untrained network of the same shape (He's random weights, normalised in the same way).
+Layers, weights, steps and sizes are equal. Then VGG-19's blocks judge: the style loss of each result, E_l summed over conv1_1,
+conv2_1, conv3_1 and conv3_4, over that of the result optimised on VGG-19 itself, and the content loss at conv3_2. The pictures
+lie side by side in ``--out``."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from experiment import I2I
+from machine import machine
+
+JUDGES = ("conv1_1", "conv2_1", "conv3_1", "conv3_4")
+SHARED = "conv1_1,conv2_1,conv3_1,conv3_4"
+ROWS = ("vgg19", "vgg-compact", "untrained")
+
+
+def untrained(path):
+    """An encoder of the bundled one's shape, with random weights."""
+    import torch
+
+    from i2i.models import save_model
+    from i2i_style.encoder import COMPACT, Encoder, normalized
+    from i2i_style.encoders import SAMPLES
+    from i2i_style.styles import read_rgb
+
+    torch.manual_seed(0)
+    pictures = (torch.from_numpy(read_rgb(sample)).permute(2, 0, 1)[None] for sample in SAMPLES)
+    encoder = normalized(Encoder(COMPACT), pictures)
+    save_model(path, encoder.state_dict(), {"task": "stylize", "kind": "encoder", "encoder": COMPACT.as_mapping()})
+    return path
+
+
+def stylize(options, photo, style, name, encoder):
+    """The result's path; one that is there is not made again."""
+    result = options.out / f"{photo.stem}-{style.stem}-{name}.png"
+    if not result.exists():
+        command = [
+            *I2I, "stylize", str(photo), "--style", str(style), "--encoder", str(encoder), "-o", str(result),
+            "--size", str(options.size), "--steps", str(options.steps), "--beta", str(options.beta),
+            "--style-layers", SHARED, "--content-layers", "conv3_2", "-q",
+        ]  # fmt: skip
+        subprocess.run(command, check=True)
+    return result
+
+
+def judged(judge, result, photo, style, size):
+    """Style and content loss of a result, told by VGG-19's blocks."""
+    import torch
+
+    from i2i_style.losses import content_loss, gram, style_loss
+    from i2i_style.styles import read_rgb
+
+    def answers(path):
+        picture = torch.from_numpy(read_rgb(path, size)).permute(2, 0, 1)[None]
+        return judge(picture.contiguous(), (*JUDGES, "conv3_2"))
+
+    made, wanted, content = answers(result), answers(style), answers(photo)
+    styled = sum(float(style_loss(gram(made[name])[0], gram(wanted[name])[0])) for name in JUDGES)
+    height, width = (min(a, b) for a, b in zip(made["conv3_2"].shape[2:], content["conv3_2"].shape[2:], strict=True))
+    parts = [each["conv3_2"][..., :height, :width] for each in (made, content)]
+    return styled, float(content_loss(*parts)) / parts[0].numel()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--vgg19", type=Path, required=True)
+    parser.add_argument("--photos", type=Path, nargs="+", required=True)
+    parser.add_argument("--styles", type=Path, nargs="+", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--size", type=int, default=384)
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--beta", type=float, default=1000.0)
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    from i2i.pictures import write_sheet
+    from i2i_style.encoders import find_encoder
+    from i2i_style.styles import read_rgb
+
+    encoders = {
+        "vgg19": options.vgg19,
+        "vgg-compact": "vgg-compact",
+        "untrained": untrained(options.out / "untrained.safetensors"),
+    }
+    judge = find_encoder(str(options.vgg19), (*JUDGES, "conv3_2")).encoder
+    ratios, contents = {name: [] for name in ROWS}, {name: [] for name in ROWS}
+    for style in options.styles:
+        rows = []
+        for photo in options.photos:
+            made = [stylize(options, photo, style, name, encoders[name]) for name in ROWS]
+            losses = [judged(judge, path, photo, style, options.size) for path in made]
+            for name, (styled, content) in zip(ROWS, losses, strict=True):
+                ratios[name].append(styled / losses[0][0])
+                contents[name].append(content)
+            print(f"{photo.stem}, {style.stem}: {[round(styled, 5) for styled, _ in losses]}", file=sys.stderr)
+            shown = [photo, *made]
+            rows.append([(255 * read_rgb(path, options.size)).astype("uint8") for path in shown])
+        write_sheet(options.out / f"sheet-{style.stem}.png", rows)
+    print(f"{machine()}; {len(ratios['vgg19'])} pairs, {options.size} pixels, {options.steps} evaluations at each size\n")
+    print("| optimised on | style loss over VGG-19's, median | lowest | highest | content loss, median |")
+    print("|---|---|---|---|---|")
+    for name in ROWS:
+        values = ratios[name]
+        middle, content = statistics.median(values), statistics.median(contents[name])
+        print(f"| {name} | {middle:.2f} | {min(values):.2f} | {max(values):.2f} | {content:.3f} |")
+
+
+if __name__ == "__main__":
+    main()
