@@ -26,7 +26,7 @@ from i2i_style.transformer import STRIDE, Transformer, TransformerConfig, folded
 KIND = "transfer"
 _CURE = "get the model again, or make it with i2i train stylize"
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_LIVE = 4
+_LIVE = 5
 """Values that live at once for each pixel of a window, over the channels at full size (measured)."""
 
 
