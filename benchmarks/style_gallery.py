@@ -1,6 +1,6 @@
 """A gallery: each photograph in each style, by optimisation and in one pass, on one sheet a method.
 
-    python benchmarks/style_gallery.py --photos FILE... --styles FILE... --out FOLDER [--size 768]
+    python benchmarks/style_gallery.py --photos FILE... --styles FILE... --out FOLDER [--size 768] [--steps N]
 
 What is there already is not made again. The sheets have the styles above and the photographs at the left.
 """
@@ -15,7 +15,6 @@ from pathlib import Path
 from experiment import I2I
 from machine import machine
 
-METHODS = {"gatys": [], "fast": ["--fast"]}
 SHOWN = 320
 
 
@@ -25,6 +24,7 @@ def main():
     parser.add_argument("--styles", type=Path, nargs="+", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--size", type=int, default=768)
+    parser.add_argument("--steps", type=int, default=0, help="of the optimisation; 0: its default")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     import numpy as np
@@ -36,7 +36,7 @@ def main():
         return (255 * read_rgb(path, SHOWN)).astype(np.uint8)
 
     print(f"{machine()}; {options.size} pixels\n\n| method | pictures | seconds a picture |\n|---|---|---|")
-    for method, words in METHODS.items():
+    for method, words in {"gatys": ["--steps", str(options.steps)], "fast": ["--fast"]}.items():
         rows = [[np.full((1, SHOWN, 3), 255, np.uint8), *map(shown, options.styles)]]
         rows += [[shown(photo)] for photo in options.photos]
         seconds = []
