@@ -2,11 +2,12 @@
 
     python benchmarks/style_encoder.py --vgg19 FILE --photos FILE... --styles FILE... --out FOLDER [--size 384] [--steps 150]
 
-Each photograph gets each style (give pictures that were not used in training), optimised on VGG-19's first three blocks, on the
-bundled encoder and, as a control, on an untrained network of the same shape (He's random weights, normalised in the same way).
-Layers, weights, steps and sizes are equal. Then VGG-19's blocks judge: the style loss of each result, E_l summed over conv1_1,
-conv2_1, conv3_1 and conv3_4, over that of the result optimised on VGG-19 itself, and the content loss at conv3_2. The pictures
-lie side by side in ``--out``."""
+Each photograph gets each style (give pictures that were not used in training), optimised on VGG-19's first three blocks, on
+the bundled encoder and, as a control, on an untrained network of the same shape (He's random weights, normalised in the same
+way). Layers, weights, steps and sizes are equal. Then VGG-19's blocks judge: the style loss of each result, E_l summed over
+conv1_1, conv2_1, conv3_1 and conv3_4, over that of the result optimised on VGG-19 itself, and the content loss at conv3_2.
+Beside them: what ``--fast`` makes, and the photograph as it is. The pictures lie side by side in ``--out``.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from machine import machine
 
 JUDGES = ("conv1_1", "conv2_1", "conv3_1", "conv3_4")
 SHARED = "conv1_1,conv2_1,conv3_1,conv3_4"
-ROWS = ("vgg19", "vgg-compact", "untrained")
+ROWS = ("vgg19", "vgg-compact", "untrained", "fast", "photograph")
 
 
 def untrained(path):
@@ -42,13 +43,16 @@ def untrained(path):
 
 def stylize(options, photo, style, name, encoder):
     """The result's path; one that is there is not made again."""
+    if name == "photograph":
+        return photo
     result = options.out / f"{photo.stem}-{style.stem}-{name}.png"
     if not result.exists():
-        command = [
-            *I2I, "stylize", str(photo), "--style", str(style), "--encoder", str(encoder), "-o", str(result),
-            "--size", str(options.size), "--steps", str(options.steps), "--beta", str(options.beta),
-            "--style-layers", SHARED, "--content-layers", "conv3_2", "-q",
+        how = ["--fast"] if name == "fast" else [
+            "--encoder", str(encoder), "--steps", str(options.steps), "--beta", str(options.beta),
+            "--style-layers", SHARED, "--content-layers", "conv3_2",
         ]  # fmt: skip
+        files = [str(photo), "--style", str(style), "-o", str(result), "--size", str(options.size)]
+        command = [*I2I, "stylize", *files, *how, "-q"]
         subprocess.run(command, check=True)
     return result
 
@@ -96,17 +100,16 @@ def main():
     for style in options.styles:
         rows = []
         for photo in options.photos:
-            made = [stylize(options, photo, style, name, encoders[name]) for name in ROWS]
+            made = [stylize(options, photo, style, name, encoders.get(name)) for name in ROWS]
             losses = [judged(judge, path, photo, style, options.size) for path in made]
             for name, (styled, content) in zip(ROWS, losses, strict=True):
                 ratios[name].append(styled / losses[0][0])
                 contents[name].append(content)
             print(f"{photo.stem}, {style.stem}: {[round(styled, 5) for styled, _ in losses]}", file=sys.stderr)
-            shown = [photo, *made]
-            rows.append([(255 * read_rgb(path, options.size)).astype("uint8") for path in shown])
+            rows.append([(255 * read_rgb(path, options.size)).astype("uint8") for path in made])
         write_sheet(options.out / f"sheet-{style.stem}.png", rows)
     print(f"{machine()}; {len(ratios['vgg19'])} pairs, {options.size} pixels, {options.steps} evaluations at each size\n")
-    print("| optimised on | style loss over VGG-19's, median | lowest | highest | content loss, median |")
+    print("| picture | style loss over VGG-19's, median | lowest | highest | content loss, median |")
     print("|---|---|---|---|---|")
     for name in ROWS:
         values = ratios[name]

@@ -5,7 +5,7 @@ Pictures are RGB in 0 .. 1: (H, W, 3) arrays, or batches (N, 3, H, W) of torch w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -113,12 +113,26 @@ def with_luminance(content: Picture, wanted: Picture) -> Picture:
     return (content + (wanted - luminance(content))).clip(0, 1)
 
 
-def luminance_matched(values: Rgb, colours: Colours) -> Rgb:
-    """The luminance (H, W, 1) of a style with the mean and deviation that the content's luminance has, by the content's colours
-    (section 3.2: L' = s_C / s_S (L - m_S) + m_C), cut off at 0 and 1."""
-    weights = np.array(_LUMINANCE)
-    mean, variance = weights @ np.array(colours.mean), weights @ np.array(colours.covariance) @ weights
-    own, own_variance = values.mean(dtype=np.float64), values.var(dtype=np.float64)
-    factor = np.sqrt((max(0.0, variance) + _LEAST_VARIANCE) / (own_variance + _LEAST_VARIANCE))
-    result: Rgb = ((values - np.float32(own)) * np.float32(factor) + np.float32(mean)).clip(0, 1)
+def luminance_matched(values: Rgb, own: Colours, wanted: Colours) -> Rgb:
+    """Luminance (H, W, 1) of a style whose colours are ``own`` with the mean and deviation that the content's luminance has, by
+    the content's colours ``wanted`` (section 3.2: L' = s_C / s_S (L - m_S) + m_C), cut off at 0 and 1."""
+    (mean, variance), (own_mean, own_variance) = _of_luminance(wanted), _of_luminance(own)
+    factor = np.sqrt((variance + _LEAST_VARIANCE) / (own_variance + _LEAST_VARIANCE))
+    result: Rgb = ((values - np.float32(own_mean)) * np.float32(factor) + np.float32(mean)).clip(0, 1)
     return result
+
+
+def _of_luminance(colours: Colours) -> tuple[float, float]:
+    """Mean and variance of Y."""
+    weights = np.array(_LUMINANCE)
+    return float(weights @ np.array(colours.mean)), max(0.0, float(weights @ np.array(colours.covariance) @ weights))
+
+
+def as_kept(how: str, own: Colours, content: Colours) -> Callable[[Rgb], Rgb]:
+    """How ``--keep-colors`` changes a style picture with the colours ``own``, any part of it alike: none; histogram: to the
+    content's colours; luminance: its luminance alone, three times, like the content's."""
+    if how == "histogram":
+        return lambda picture: matched(picture, own, content)
+    if how == "luminance":
+        return lambda picture: luminance_matched(luminance(picture), own, content).repeat(3, 2)
+    return lambda picture: picture

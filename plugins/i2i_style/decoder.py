@@ -43,8 +43,7 @@ def statistics(values: Tensor) -> Statistics:
 
 def adain(values: Tensor, own: Statistics, wanted: Statistics) -> Tensor:
     """(N, C, h, w) answers with the statistics ``own`` -> with those ``wanted`` (equation 8)."""
-    factor = wanted.deviation / own.deviation
-    return values * factor.to(values.dtype) + (wanted.mean - own.mean * factor).to(values.dtype)
+    return ((values - own.mean) * (wanted.deviation / own.deviation) + wanted.mean).to(values.dtype)
 
 
 @dataclass(frozen=True)
@@ -75,8 +74,9 @@ def recoloured(pictures: Tensor, own: Palette, wanted: Palette, strength: float 
 
 def _root(covariance: Tensor, power: float) -> Tensor:
     """A symmetric power of covariances (N, 3, 3)."""
-    values, axes = torch.linalg.eigh(covariance.double())
-    return ((axes * (values.clamp_min(0) + _VARIANCE)[..., None, :] ** power) @ axes.transpose(-1, -2)).float()
+    values, axes = torch.linalg.eigh(covariance.cpu().double())  # float64 is not everywhere
+    found = (axes * (values.clamp_min(0) + _VARIANCE)[..., None, :] ** power) @ axes.transpose(-1, -2)
+    return found.float().to(covariance.device)
 
 
 @dataclass(frozen=True)
@@ -123,12 +123,12 @@ class Decoder(nn.Module):
     def forward(self, fine: Tensor, coarse: Tensor, colours: Tensor) -> Tensor:
         """Answers of the two layers, (N, C, 2h, 2w) and (N, C', h, w), and the content in the style's colours (N, 3, 8h, 8w) ->
         pictures (N, 3, 8h, 8w), RGB, about 0 .. 1."""
-        values = _up(functional.relu(self.enter(coarse)))
+        values = _up(functional.relu(self.enter(coarse), inplace=True))
         below = functional.avg_pool2d(colours, COLOUR_STRIDE)
         values = torch.cat([values, fine, (4 * below - 2).to(fine.dtype)], 1)
         for stage, last in ((self.at_quarter, False), (self.at_half, False), (self.at_whole, True)):
             for convolution in stage:
-                values = functional.relu(convolution(values))
+                values = functional.relu(convolution(values), inplace=True)
             values = values if last else _up(values)
         blurred = functional.interpolate(below, scale_factor=COLOUR_STRIDE, mode="bilinear", align_corners=False)
         picture: Tensor = self.leave(values).to(blurred.dtype) + blurred  # in fp32: bf16 shows steps in smooth skies

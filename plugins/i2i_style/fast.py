@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -20,14 +21,14 @@ from i2i.contracts import Array, DensePredictor, Footprint, ImageSpec, Model, Ou
 from i2i.errors import ModelError, UsageError
 from i2i.geometry import Region, Tile, round_up
 from i2i.models import find_model
-from i2i_style.colours import Colours, luminance, luminance_matched, matched, with_luminance
+from i2i_style.colours import Colours, as_kept, luminance, with_luminance
 from i2i_style.decoder import LAYERS, Decoder, DecoderConfig, Palette, Statistics, adain, recoloured
 from i2i_style.encoder import Encoder
 from i2i_style.encoders import TASK, cards, find_encoder
 from i2i_style.objective import Reader, core_of, tiles_of
 from i2i_style.options import StylizeOptions
 from i2i_style.results import as_output, outputs, working_size
-from i2i_style.styles import Rgb, Style, parse_styles, read_rgb, to_rgb
+from i2i_style.styles import Style, open_rgb, parse_styles, to_rgb
 
 NAME = "adain"
 STYLE_SIZE = 768
@@ -137,22 +138,18 @@ class FastPredictor(DensePredictor):
         return Palette(mean[None].to(self.device), covariance[None].to(self.device))
 
     def _measured(self, style: Style) -> Look:
-        longest = max(1, round(STYLE_SIZE * self.options.style_scale))
-        picture = self._in_colours(read_rgb(style.path, longest))
-        size = (picture.shape[0], picture.shape[1])
+        assert self.colours is not None
+        with closing(open_rgb(style.path, max(1, round(STYLE_SIZE * self.options.style_scale)))) as source:
+            size, own = (source.spec.height, source.spec.width), Colours.of_source(source, 0)
+            change = as_kept(self.options.keep_colors, own, self.colours)
 
-        def read(region: Region) -> Tensor:
-            return _to_tensor(picture[region.slices]).to(self.device)
+            def read(region: Region) -> Tensor:
+                return _to_tensor(change(source.read(region))).to(self.device)
 
-        found = moments(self.encoder, read, size, tiles_of(size, self.encoder.config, (_WINDOW, _WINDOW)))
-        return Look(found, self._palette(Colours.measured(picture)))
-
-    def _in_colours(self, picture: Rgb) -> Rgb:
-        if self.colours is None or self.options.keep_colors == "none":
-            return picture
-        if self.options.keep_colors == "histogram":
-            return matched(picture, Colours.measured(picture), self.colours)
-        return luminance_matched(luminance(picture), self.colours).repeat(3, 2)
+            found = moments(self.encoder, read, size, tiles_of(size, self.encoder.config, (_WINDOW, _WINDOW)))
+            if self.options.keep_colors != "none":
+                own = self.colours
+            return Look(found, self._palette(own))
 
     # --------------------------------------------------------------------------------------------------------- the network
 
@@ -195,16 +192,16 @@ def moments(encoder: Encoder, read: Reader, size: tuple[int, int], tiles: Iterab
         window = read(tile.window).contiguous(memory_format=torch.channels_last)
         for name, values in encoder(window, LAYERS).items():
             rows, columns = core_of(values, tile, size, encoder.config.layer(name).stride)
-            flat = values[0, :, rows, columns].flatten(1).double()
-            first, second = sums.get(name, (flat.new_zeros(len(flat)), flat.new_zeros(len(flat))))
-            sums[name] = first + flat.sum(1), second + flat.square().sum(1)
+            flat = values[0, :, rows, columns].flatten(1).float()
+            parts = flat.sum(1).cpu().double(), flat.square().sum(1).cpu().double()
+            sums[name] = (sums[name][0] + parts[0], sums[name][1] + parts[1]) if name in sums else parts
             counts[name] += flat.shape[1]
-    found = {}
+    found, device = {}, encoder.convolution("conv1_1").weight.device
     for name, (first, second) in sums.items():
         count = max(1, counts[name])
         mean = first / count
         deviation = ((second / count - mean.square()).clamp_min(0) + _LEAST).sqrt()
-        found[name] = Statistics(mean.float()[None, :, None, None], deviation.float()[None, :, None, None])
+        found[name] = Statistics(*(each.float()[None, :, None, None].to(device) for each in (mean, deviation)))
     return found
 
 

@@ -11,6 +11,7 @@ import math
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -24,9 +25,9 @@ from torch.nn import functional
 from i2i.contracts import Array, Footprint, ImagePredictor, ImageSpec, ImageWork, Output, Runtime, Source
 from i2i.errors import UsageError
 from i2i.formats.resample import resampled
-from i2i.geometry import Region, Tile, round_up
-from i2i_style.colours import Colours, luminance, luminance_matched, matched, with_luminance
-from i2i_style.encoder import Encoder, EncoderConfig
+from i2i.geometry import Region, round_up
+from i2i_style.colours import Colours, as_kept, luminance, with_luminance
+from i2i_style.encoder import Encoder, EncoderConfig, Layer
 from i2i_style.encoders import find_encoder, known_layers
 from i2i_style.layers import content_layers, style_layers
 from i2i_style.losses import blended
@@ -35,7 +36,7 @@ from i2i_style.optimizers import Optimizer, make_optimizer, vectors
 from i2i_style.options import StylizeOptions
 from i2i_style.regions import check_mask, parse_masks, read_mask
 from i2i_style.results import as_output, outputs, working_size
-from i2i_style.styles import Rgb, Style, parse_styles, read_rgb, to_rgb
+from i2i_style.styles import Rgb, Style, open_rgb, parse_styles, read_rgb, to_rgb
 
 DEFAULT_SIZE = 512
 SMALLEST = 128
@@ -46,7 +47,9 @@ LEAST_HISTORY = 3
 _FRAMES = 48
 """Of an animation."""
 _KEEP_SECONDS = 30.0
-_STYLE_WINDOW = 1024
+_CORE = 448
+_SHOWN_BYTES = 15
+"""A pixel of a picture on its way to a file, or to the canvas."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,8 @@ class Scale:
 
 def scales_of(size: tuple[int, int], options: StylizeOptions) -> list[Scale]:
     """From small to large, each about twice the one before, the last one ``size``."""
-    count = options.scales or 1 + max(0, math.ceil(math.log2(max(size) / SMALLEST) - 0.5))
+    most = 1 + int(math.log2(max(size)))
+    count = min(most, options.scales or 1 + max(0, math.ceil(math.log2(max(size) / SMALLEST) - 0.5)))
     found: list[Scale] = []
     for halvings in reversed(range(count)):
         height, width = (max(1, round(length / 2**halvings)) for length in size)
@@ -92,13 +96,13 @@ class GatysPredictor(ImagePredictor):
         self.encoder = encoder.to(runtime.device, _DTYPES[runtime.precision], memory_format=torch.channels_last)  # type: ignore[call-overload]
         last = encoder.config.layers[-1]
         self.footprint = Footprint(halo=last.reach, multiple_of=last.stride, channels_in=3, channels_out=3)
-        self.window_bytes = window_bytes(encoder.config, 4 if runtime.precision == "fp32" else 2)
+        self.window_bytes = window_bytes(encoder.config, self.weights.layers, 4 if runtime.precision == "fp32" else 2)
         self.device = runtime.device
         self.outputs = outputs(ImageSpec(1, 1, 3))
         self.colours: Colours | None = None
         self.optimizer, self.history = options.optimizer, HISTORY
         self.keep_content = True
-        self._targets: dict[Any, dict[str, Tensor]] = {}  # of styles, by all that they depend on: shared by all images of a run
+        self._targets: dict[tuple[Path, int], dict[str, Tensor]] = {}  # of styles, by size: shared by all images of a run
         self._lock = threading.Lock()
 
     # --------------------------------------------------------------------------------------------- before the first pixel
@@ -119,7 +123,7 @@ class GatysPredictor(ImagePredictor):
         room for, a window of good size set aside; below ``LEAST_HISTORY`` Adam takes its place."""
         result = copy.copy(self)
         pixels = spec.height * spec.width
-        fixed = pixels * 3 * (4 + np.dtype(spec.dtype).itemsize) + self._mask_bytes(pixels)
+        fixed = pixels * (12 + _SHOWN_BYTES + 3 * np.dtype(spec.dtype).itemsize) + self._mask_bytes(pixels)
         free = room - fixed - self._least_window(spec)
         if self.optimizer == "lbfgs":
             fitting = [m for m in range(LEAST_HISTORY, HISTORY + 1) if 12 * pixels * vectors("lbfgs", m) <= free]
@@ -143,8 +147,12 @@ class GatysPredictor(ImagePredictor):
 
     def _least_window(self, spec: ImageSpec) -> int:
         """Bytes of the smallest window worth having."""
-        side = 2 * round_up(self.footprint.halo, self.footprint.multiple_of) + 448
-        return self.window_bytes * min(side, spec.height) * min(side, spec.width)
+        return self.window_bytes * min(self._side, spec.height) * min(self._side, spec.width)
+
+    @property
+    def _side(self) -> int:
+        """Of a window of which the halo is not most; the styles are seen in such, whatever the content's are."""
+        return 2 * round_up(self.footprint.halo, self.footprint.multiple_of) + _CORE
 
     def _mask_bytes(self, pixels: int) -> int:
         return 4 * pixels * sum(mask is not None for mask in self.masks)
@@ -157,10 +165,15 @@ class GatysPredictor(ImagePredictor):
         )
 
     def prepare(self, source: Source, seed: int) -> Self:
-        if self.options.keep_colors == "none":
-            return self
+        """Measure the content's colours, where they are kept; and see all pictures that are named once, small: what is wrong with
+        one is told before anything is begun."""
         result = copy.copy(self)
-        result.colours = Colours.of_source(source, seed)
+        if self.options.keep_colors != "none":
+            result.colours = Colours.of_source(source, seed)
+        first = scales_of((source.spec.height, source.spec.width), self.options)[0]
+        result._style_targets(first)
+        if self.options.init not in ("content", "noise"):
+            read_rgb(Path(self.options.init), max(first.size))
         return result
 
     def statistics(self) -> dict[str, Any]:
@@ -188,34 +201,28 @@ class GatysPredictor(ImagePredictor):
         number = next(i for i, scale in enumerate(scales) if scale.name == stage)
         scale = scales[number]
         picture = _shrunk(work.source, scale.size)
-        content = self._content(picture)
-        objective = self._objective(scale, work, content)
-        optimizer = make_optimizer(self.optimizer, self.options.rate, self.history)
-        saved = work.checkpoint.load()
-        if saved is None:
-            x, step = self._start(scale, scales[number - 1] if number else None, work, content), 0
-        else:
-            x, step = torch.tensor(saved.pop("x")).to(self.device), int(saved.pop("step"))  # a copy, aligned as torch likes it
-            optimizer.restore(saved, x)
-        self._minimise(x, step, scale, scales, objective, optimizer, work)
+        x = self._minimised(picture, scales[: number + 1], scales[-1].before + scales[-1].steps, work)
         region = Region(0, 0, *scale.size)
         work.canvas.write(region, self._finished(x, picture) if scale is scales[-1] else _to_array(x))
 
+    def _minimised(self, picture: Array, scales: Sequence[Scale], all_steps: int, work: ImageWork) -> Tensor:
+        """The picture of the last of ``scales``: (1, 3, H, W)."""
+        objective = self._objective(scales[-1], work, picture)
+        optimizer = make_optimizer(self.optimizer, self.options.rate, self.history)
+        saved = work.checkpoint.load()
+        if saved is None:
+            x, step = self._start(scales, work, picture), 0
+        else:
+            x, step = torch.tensor(saved.pop("x")).to(self.device), int(saved.pop("step"))  # a copy, aligned as torch likes it
+            optimizer.restore(saved, x)
+        self._minimise(x, step, scales[-1], all_steps, objective, optimizer, work)
+        return x
+
     def _minimise(
-        self,
-        x: Tensor,
-        step: int,
-        scale: Scale,
-        scales: Sequence[Scale],
-        objective: Objective,
-        optimizer: Optimizer,
-        work: ImageWork,
+        self, x: Tensor, step: int, scale: Scale, all_steps: int, objective: Objective, optimizer: Optimizer, work: ImageWork
     ) -> None:
         """Take the steps that are left, with a checkpoint now and then and at the end."""
-        last = time.monotonic()
-        interval = _KEEP_SECONDS
-        all_steps = scales[-1].before + scales[-1].steps
-        every = max(1, all_steps // _FRAMES)
+        last, interval, every = time.monotonic(), _KEEP_SECONDS, max(1, all_steps // _FRAMES)
 
         def keep(done: int) -> None:
             work.checkpoint.save({"x": x.cpu().numpy(), "step": np.array(done), **optimizer.state()})
@@ -240,49 +247,48 @@ class GatysPredictor(ImagePredictor):
         framed = work.frame is not None and step % every == 0
         if not (asked or framed):
             return
-        picture = np.rint(255 * _to_array(x).clip(0, 1)).astype(np.uint8)
+        picture = (255 * x[0]).clamp_(0, 255).round_().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
         if asked:
             work.snapshot(step, picture)
         if framed and work.frame is not None:
             work.frame(step, picture)
 
-    def _content(self, picture: Array) -> Array:
+    def _content(self, picture: Array) -> Rgb:
         """What the network is shown of the content: with ``--keep-colors luminance`` its luminance alone."""
-        if self.options.keep_colors != "luminance":
-            return picture
-        return luminance(to_rgb(picture)).repeat(3, 2)
+        seen = to_rgb(picture)
+        return luminance(seen).repeat(3, 2) if self.options.keep_colors == "luminance" else seen
 
     def _finished(self, x: Tensor, picture: Array) -> Rgb:
         found = _to_array(x)
         return with_luminance(to_rgb(picture), luminance(found)) if self.options.keep_colors == "luminance" else found
 
-    def _start(self, scale: Scale, before: Scale | None, work: ImageWork, content: Array) -> Tensor:
-        """The picture that a size begins with: (1, 3, H, W)."""
-        if before is not None:
-            smaller = _to_tensor(work.canvas.read(Region(0, 0, *before.size))).to(self.device)
-            return functional.interpolate(smaller, scale.size, mode="bicubic", align_corners=False).contiguous()
+    def _start(self, scales: Sequence[Scale], work: ImageWork, picture: Array) -> Tensor:
+        """The picture that the last of ``scales`` begins with: (1, 3, H, W)."""
+        size = scales[-1].size
+        if len(scales) > 1:
+            smaller = _to_tensor(work.canvas.read(Region(0, 0, *scales[-2].size))).to(self.device)
+            return functional.interpolate(smaller, size, mode="bicubic", align_corners=False).contiguous()
         if self.options.init == "content":
-            return _to_tensor(to_rgb(content)).to(self.device)
+            return _to_tensor(self._content(picture)).to(self.device)
         if self.options.init == "noise":
             random = torch.Generator().manual_seed(work.seed)
-            return (0.5 + 0.25 * torch.randn((1, 3, *scale.size), generator=random)).to(self.device)
-        given = _to_tensor(read_rgb(Path(self.options.init)))
-        return functional.interpolate(given, scale.size, mode="bilinear", antialias=True).contiguous().to(self.device)
+            return (0.5 + 0.25 * torch.randn((1, 3, *size), generator=random)).to(self.device)
+        given = _to_tensor(read_rgb(Path(self.options.init), max(size)))
+        return functional.interpolate(given, size, mode="bilinear", antialias=True).contiguous().to(self.device)
 
-    def _objective(self, scale: Scale, work: ImageWork, content: Array) -> Objective:
+    def _objective(self, scale: Scale, work: ImageWork, picture: Array) -> Objective:
         def read(region: Region) -> Tensor:
-            return _to_tensor(to_rgb(content[region.slices])).to(self.device).contiguous(memory_format=torch.channels_last)
+            return _to_tensor(self._content(picture[region.slices])).to(self.device).contiguous(memory_format=torch.channels_last)
 
         tiles = tiles_of(scale.size, self.encoder.config, work.grid.window_shape)
-        return Objective(self.encoder, scale.size, tiles, self.weights, self._style_targets(scale, work), read, self.keep_content)
+        return Objective(self.encoder, scale.size, tiles, self.weights, self._style_targets(scale), read, self.keep_content)
 
     # ------------------------------------------------------------------------------------------------------------- styles
 
-    def _style_targets(self, scale: Scale, work: ImageWork) -> list[StyleTarget]:
+    def _style_targets(self, scale: Scale) -> list[StyleTarget]:
         if not self.weights.style:
             return []
-        window = max(work.grid.window_shape)
-        grams = [self._style_grams(style, max(scale.size), min(window, _STYLE_WINDOW)) for style in self.styles]
+        grams = [self._style_grams(style, max(scale.size)) for style in self.styles]
         if not self.masks:
             names, shares = self.weights.style, [style.weight for style in self.styles]
             return [StyleTarget({name: blended([each[name] for each in grams], shares) for name in names})]
@@ -291,31 +297,32 @@ class GatysPredictor(ImagePredictor):
             for style, mask, each in zip(self.styles, self.masks, grams, strict=True)
         ]
 
-    def _style_grams(self, style: Style, longest: int, window: int) -> dict[str, Tensor]:
-        """The Gram matrices of a style picture as it belongs to a picture whose longer side is ``longest``; computed once."""
-        key = (style.path, longest, self.colours)
+    def _style_grams(self, style: Style, longest: int) -> dict[str, Tensor]:
+        """The Gram matrices of a style picture as it belongs to a picture whose longer side is ``longest``; computed once, where
+        they do not depend on the content's colours."""
         with self._lock:
-            if key not in self._targets:
-                picture = self._in_colours(read_rgb(style.path, max(1, round(longest * self.options.style_scale))))
-                self._targets[key] = self._measure(picture, window)
-            return self._targets[key]
+            if (style.path, longest) in self._targets:
+                return self._targets[style.path, longest]
+            found = self._measure(style, max(1, round(longest * self.options.style_scale)))
+            if self.colours is None:
+                self._targets[style.path, longest] = found
+            return found
 
-    def _measure(self, picture: Rgb, window: int) -> dict[str, Tensor]:
-        size = picture.shape[:2]
-        tiles: list[Tile] = tiles_of((size[0], size[1]), self.encoder.config, (window, window))
+    def _measure(self, style: Style, longest: int) -> dict[str, Tensor]:
+        """Of a style picture at that size, window by window."""
+        with closing(open_rgb(style.path, longest)) as source:
+            size = (source.spec.height, source.spec.width)
+            content = self.colours
+            change = as_kept(self.options.keep_colors, Colours.of_source(source, 0), content) if content else None
 
-        def read(region: Region) -> Tensor:
-            return _to_tensor(picture[region.slices]).to(self.device).contiguous(memory_format=torch.channels_last)
+            def read(region: Region) -> Tensor:
+                pixels = source.read(region)
+                return (
+                    _to_tensor(change(pixels) if change else pixels).to(self.device).contiguous(memory_format=torch.channels_last)
+                )
 
-        return grams_of(self.encoder, read, (size[0], size[1]), tiles, tuple(self.weights.style))
-
-    def _in_colours(self, picture: Rgb) -> Rgb:
-        """The style picture as ``--keep-colors`` has it: in the content's colours, or its luminance like the content's."""
-        if self.colours is None:
-            return picture
-        if self.options.keep_colors == "histogram":
-            return matched(picture, Colours.measured(picture), self.colours)
-        return luminance_matched(luminance(picture), self.colours).repeat(3, 2)
+            tiles = tiles_of(size, self.encoder.config, (self._side, self._side))
+            return grams_of(self.encoder, read, size, tiles, tuple(self.weights.style))
 
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -334,14 +341,18 @@ def _weights(options: StylizeOptions, known: Sequence[str]) -> Weights:
     )
 
 
-def window_bytes(config: EncoderConfig, size: int) -> int:
+def window_bytes(config: EncoderConfig, used: Sequence[str], size: int) -> int:
     """Bytes that forward and backward take for a pixel of a window, with answers of ``size`` bytes: those kept for the way back,
-    and the gradients of the widest two."""
-    layers = config.layers
-    kept = sum(layer.channels / layer.stride**2 for layer in layers)
-    pooled = sum(layer.channels_in / layer.stride**2 for layer in layers if layer.pooled)
-    widest = max(layer.channels / layer.stride**2 for layer in layers)
-    return int(size * (kept + pooled + 3 * widest) + 64)
+    the gradients given to the layers ``used``, those of the widest layers on the way, and what is in fp32 whatever the size."""
+
+    def values(layer: Layer) -> float:
+        return layer.channels / layer.stride**2
+
+    kept = sum(values(layer) for layer in config.layers)
+    pooled = sum(layer.channels_in / layer.stride**2 for layer in config.layers if layer.pooled)
+    given = sum(values(config.layer(name)) for name in used)
+    widest = max(map(values, config.layers))
+    return int(size * (kept + pooled + given + 2 * widest) + 3 * 4 * max(values(config.layer(name)) for name in used) + 64)
 
 
 def _shrunk(source: Source, size: tuple[int, int]) -> Array:

@@ -85,10 +85,15 @@ def grams_of(
     for tile in tiles:
         answers = encoder(read(tile.window), layers)
         for name, (values, weights) in _cores(encoder, answers, tile, size, mask).items():
-            part = _gram_sum(values, weights).double()
+            part = _gram_sum(values, weights).cpu().double()
             sums[name] = sums[name] + part if name in sums else part
             counts[name] = counts.get(name, 0.0) + _count(values, weights)
-    return {name: (total / max(1e-9, counts[name])).float() for name, total in sums.items()}
+    return {name: (total / max(1e-9, counts[name])).float().to(_device(encoder)) for name, total in sums.items()}
+
+
+def _device(encoder: Encoder) -> torch.device:
+    """Sums are in float64 on the CPU, which not every device has; what is made of them goes back."""
+    return encoder.convolution("conv1_1").weight.device
 
 
 def _cores(
@@ -143,7 +148,7 @@ class Objective:
             window, answers = self._forward(x, self.tiles[0])
             grams = [
                 self._over_counts(
-                    k, {name: _gram_sum(*core).double() for name, core in self._style_cores(answers, k, self.tiles[0])}
+                    k, {name: _gram_sum(*core).cpu().double() for name, core in self._style_cores(answers, k, self.tiles[0])}
                 )
                 for k in range(len(self.targets))
             ]
@@ -172,7 +177,7 @@ class Objective:
             answers = self.encoder(window, tuple(self.weights.style))
             for k, total in enumerate(sums):
                 for name, core in self._style_cores(answers, k, tile):
-                    part = _gram_sum(*core).double()
+                    part = _gram_sum(*core).cpu().double()
                     total[name] = total[name] + part if name in total else part
         return [self._over_counts(k, total) for k, total in enumerate(sums)]
 
@@ -257,12 +262,14 @@ class Objective:
             layer = self.encoder.config.layer(name)
             whole = float(self._size_of(name) // layer.channels)
             found[name] = (
-                whole if target.mask is None else max(1e-6, float(pooled(target.mask, layer.stride).double().square().sum()))
+                whole
+                if target.mask is None
+                else max(1e-6, float(pooled(target.mask, layer.stride).cpu().double().square().sum()))
             )
         return found
 
     def _over_counts(self, k: int, sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: (total / self._counts[k][name]).float() for name, total in sums.items()}
+        return {name: (total / self._counts[k][name]).float().to(_device(self.encoder)) for name, total in sums.items()}
 
     def _add_style_terms(self, grams: Sequence[Mapping[str, Tensor]]) -> None:
         for target, found in zip(self.targets, grams, strict=True):

@@ -70,7 +70,7 @@ def _chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 
 def _dot(a: Tensor, b: Tensor) -> float:
-    """The scalar product of flat tensors; parts are summed in float64."""
+    """The scalar product of flat tensors: of parts in their own dtype, whose sums are added up exactly."""
     return math.fsum(float(torch.dot(part, other)) for part, other in _chunks(a, b))
 
 

@@ -129,7 +129,7 @@ class _Inside:
     def read(self, region: Region, plane: int = 0, level: int = 0) -> Array:
         pixels = _channels(self._source.read(region))
         if pixels.dtype.kind not in "iu":
-            return pixels.max(2, keepdims=True).astype(np.float32).clip(0, 1)
+            return np.nan_to_num(pixels.max(2, keepdims=True).astype(np.float32)).clip(0, 1)
         largest = float(np.iinfo(pixels.dtype).max)
         if self._drawing is None:
             return (pixels.max(2, keepdims=True) > _BLACK * largest).astype(np.float32)

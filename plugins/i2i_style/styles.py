@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,12 @@ from i2i.contracts import Array, Source
 from i2i.errors import InputError, UsageError
 from i2i.formats import open_image
 from i2i.formats.resample import resampled
+from i2i.geometry import Region
 
 Rgb = npt.NDArray[np.float32]
 """(H, W, 3) float32, 0 .. 1."""
+_WHITE = 1.01
+"""Floats above it are no picture of 0 .. 1: resampling and conversion may exceed 1 a little."""
 
 
 @dataclass(frozen=True)
@@ -50,26 +54,51 @@ def _parse(text: str) -> Style:
     return Style(Path(path), value)
 
 
+class _Rgb:
+    """A picture read by region as RGB (H, W, 3) float32, 0 .. 1. A :class:`~i2i.contracts.Source`."""
+
+    def __init__(self, source: Source, path: Path) -> None:
+        self._source, self._path = source, path
+        self.spec = replace(source.spec, channels=3, dtype="float32", levels=(), channel_names=())
+
+    def read(self, region: Region, plane: int = 0, level: int = 0) -> Rgb:
+        try:
+            return to_rgb(self._source.read(region, plane))
+        except InputError as error:
+            raise InputError(f"{self._path}: {error}" if str(self._path) not in str(error) else str(error)) from error
+
+    def close(self) -> None:
+        self._source.close()
+
+
+def open_rgb(path: Path, longest: int = 0) -> Source:
+    """A picture, read by region: (H, W, 3) float32, 0 .. 1; gray as three equal channels, alpha left out. ``longest``: its longer
+    side at most, shrunk to it; 0: as it is. Raises ``InputError`` for what is no picture, when it is opened or read."""
+    source = open_image(path)
+    spec = source.spec
+    if spec.channels not in (1, 2, 3, 4):
+        source.close()
+        raise InputError(f"{path}: has {spec.channels} channels; give a picture of one or three")
+    factor = min(1.0, longest / max(spec.height, spec.width)) if longest else 1.0
+    return _Rgb(source if factor == 1 else resampled(source, (factor, factor)), path)
+
+
 def read_rgb(path: Path, longest: int = 0) -> Rgb:
-    """A picture's pixels: gray as three equal channels, alpha left out. ``longest``: its longer side at most, shrunk to it; 0: as
-    it is. Raises ``InputError`` for what is no picture."""
-    with_closing = open_image(path)
-    try:
-        spec = with_closing.spec
-        if spec.channels not in (1, 2, 3, 4):
-            raise InputError(f"{path}: has {spec.channels} channels; give a picture of one or three")
-        factor = min(1.0, longest / max(spec.height, spec.width)) if longest else 1.0
-        source: Source = with_closing if factor == 1 else resampled(with_closing, (factor, factor))
-        return to_rgb(source.read(source.spec.region))
-    finally:
-        with_closing.close()
+    """All of :func:`open_rgb`."""
+    with closing(open_rgb(path, longest)) as source:
+        return source.read(source.spec.region)
 
 
 def to_rgb(pixels: Array) -> Rgb:
-    """(H, W, C) as RGB in 0 .. 1: integers over the largest of their dtype, floats as they are, cut off at 0 and 1."""
+    """(H, W, C) as RGB in 0 .. 1: integers over the largest of their dtype, floats as they are, cut off at 0. Raises
+    ``InputError`` for floats that are not finite, or above 1: what is white in them cannot be known."""
     chosen = pixels[..., :3] if pixels.shape[2] >= 3 else pixels[..., :1].repeat(3, 2)
-    if chosen.dtype == np.bool_:
-        return chosen.astype(np.float32)
     if chosen.dtype.kind in "iu":
-        return (chosen / np.float32(np.iinfo(chosen.dtype).max)).astype(np.float32).clip(0, 1)
-    return chosen.astype(np.float32).clip(0, 1)
+        found = np.divide(chosen, np.iinfo(chosen.dtype).max, dtype=np.float32)
+        return np.clip(found, 0, 1, out=found)
+    found = chosen.astype(np.float32)
+    if not np.isfinite(found).all():
+        raise InputError("has samples that are NaN or infinite; give a picture without")
+    if found.size and found.max() > _WHITE:
+        raise InputError(f"has float samples up to {found.max():g}, where 1 is white; divide them, or save it as integers")
+    return np.clip(found, 0, 1, out=found)

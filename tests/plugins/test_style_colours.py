@@ -147,10 +147,12 @@ def test_batches_of_torch_are_the_same():
 
 def test_a_styles_luminance_is_given_the_contents_mean_and_deviation():
     content, style = painting(10, middle=0.6, spread=0.03), painting(11, middle=0.3)
-    result = luminance_matched(luminance(style), Colours.measured(content))
+    result = luminance_matched(luminance(style), Colours.measured(style), Colours.measured(content))
     wanted = luminance(content)
     assert result.shape == (40, 50, 1) and result.dtype == np.float32
     assert float(result.mean()) == pytest.approx(float(wanted.mean()), abs=1e-4)
     assert float(result.std()) == pytest.approx(float(wanted.std()), rel=0.02)
-    flat = luminance_matched(np.full((5, 5, 1), 0.2, np.float32), Colours.measured(content))
+    flat = luminance_matched(
+        np.full((5, 5, 1), 0.2, np.float32), Colours.measured(np.full((5, 5, 3), 0.2, np.float32)), Colours.measured(content)
+    )
     assert np.allclose(flat, wanted.mean(), atol=1e-4)

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
@@ -20,6 +21,7 @@ from i2i_style.encoder import Encoder, EncoderConfig
 from i2i_style.fast import FastPredictor, moments, read_decoder
 from i2i_style.objective import tiles_of
 from i2i_style.options import StylizeOptions
+from i2i_style.styles import read_rgb
 
 ENCODER = EncoderConfig(((6, 6), (8, 8), (10,) * 4, (12,)))
 DECODER = DecoderConfig((10, 12), (12, 8, 6))
@@ -126,6 +128,29 @@ def test_without_strength_the_content_keeps_its_own(styles):
     )
 
 
+def test_without_strength_the_content_goes_through_the_decoder_as_it_is(styles):
+    found = prepared(styles[:1], picture(80, 96, 2), strength=0.0)
+    batch = torch.rand((1, 3, 176, 184), generator=torch.Generator().manual_seed(2))
+    margin = found.footprint.halo + (-found.footprint.halo % 8)
+    answers = found.encoder(batch, LAYERS)
+    rebuilt = found.decoder(*(answers[name] for name in LAYERS), batch)[..., margin:-margin, margin:-margin]
+    assert rebuilt.std() > 0.01 and torch.allclose(found(batch), rebuilt, atol=1e-4)
+
+
+def test_a_large_style_is_measured_in_windows_as_at_once(styles, tmp_path, monkeypatch):
+    path = tmp_path / "large.tif"
+    tifffile.imwrite(path, picture(1100, 1500, 30), tile=(256, 256), photometric="rgb")
+    monkeypatch.setattr(fast, "_WINDOW", 192)
+    found = prepared([str(path)], picture(64, 64, 1)).wanted.moments
+    small = read_rgb(path, fast.STYLE_SIZE)
+    assert small.shape == (563, 768, 3)
+    direct = predictor(styles).encoder(torch.from_numpy(small).permute(2, 0, 1)[None], LAYERS)
+    for name in LAYERS:
+        whole = statistics(direct[name])
+        assert torch.allclose(found[name].mean, whole.mean, rtol=2e-3, atol=1e-4)
+        assert torch.allclose(found[name].deviation, whole.deviation, rtol=2e-3, atol=1e-4)
+
+
 def test_styles_are_mixed_by_their_weights(styles):
     pixels = picture(80, 96, 2)
     first, second = (prepared([style], pixels).wanted.moments for style in styles)
@@ -171,6 +196,11 @@ def test_large_pictures_are_measured_in_some_windows(styles, monkeypatch):
     pixels = picture(400, 420, 6)
     one, same = prepared(styles, pixels), prepared(styles, pixels)
     assert one.statistics() == same.statistics()
+    monkeypatch.setattr(fast, "_MOST_WINDOWS", 999)
+    every = prepared(styles, pixels)
+    assert every.statistics() != one.statistics()  # it was a part, and a fair one
+    part, whole = (each.content.moments["conv4_1"].mean for each in (one, every))
+    assert float((part - whole).norm() / whole.norm()) < 0.2
 
 
 def test_wrong_strength_and_wrong_files(styles, tmp_path):
