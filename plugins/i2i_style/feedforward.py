@@ -85,7 +85,8 @@ class TransferPredictor(DensePredictor):
         margin = round_up(self.footprint.halo, STRIDE)
         core = (..., slice(margin, batch.shape[-2] - margin), slice(margin, batch.shape[-1] - margin))
         answer = self._fixed(batch.to(self._fixed.head.weight.dtype))[core].float()
-        return with_luminance(batch[core].float(), luminance(answer)) if self.options.keep_colors else answer
+        kept = self.options.keep_colors == "luminance"
+        return with_luminance(batch[core].float(), luminance(answer)) if kept else answer
 
     def convert(self, raw: npt.NDArray[np.float32], output: Output) -> Array:
         return as_output(raw, output)

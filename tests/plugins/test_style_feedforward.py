@@ -141,7 +141,7 @@ def test_it_keeps_the_contract():
 
 def test_with_the_colours_kept_only_the_luminance_changes():
     source = ArraySource(blobs(40, 48, 3))
-    made, plain = (predictor(keep_colors=kept).prepare(source, 0) for kept in ("luminance", ""))
+    made, plain = (predictor(keep_colors=kept).prepare(source, 0) for kept in ("luminance", "none"))
     margin = -(-TINY.halo // 4) * 4
     seen = 0.4 + 0.2 * torch.rand((1, 3, 2 * margin + 16, 2 * margin + 16))
     core = seen[..., margin:-margin, margin:-margin]
@@ -209,3 +209,10 @@ def test_a_header_that_cannot_be_used_is_said_with_the_file(tmp_path, header, wo
 def test_options_that_a_network_of_one_style_has_no_use_for_are_refused(tmp_path, options, words):
     with pytest.raises(UsageError, match=words):
         load_transfer(written(tmp_path), StylizeOptions(**options), Runtime())
+
+
+def test_by_default_the_colours_are_the_styles():
+    batch = torch.rand((1, 3, 160, 160), generator=torch.Generator().manual_seed(3))
+    pixels = (255 * batch[0].permute(1, 2, 0)).numpy().astype(np.uint8)
+    found, kept = (predictor(**options).prepare(ArraySource(pixels), 0)(batch) for options in ({}, {"keep_colors": "luminance"}))
+    assert not torch.allclose(found, kept, atol=1e-2)
