@@ -89,7 +89,9 @@ def plane_names(axes: tuple[tuple[str, int], ...]) -> list[str]:
     return names
 
 
-def plane_jobs(job: Job, predictors: Sequence[Predictor], snapshot: Callable[[str], Snapshot]) -> list[Job]:
+def plane_jobs(
+    job: Job, predictors: Sequence[Predictor], snapshot: Callable[[str], Snapshot] = lambda plane: lambda step, picture: None
+) -> list[Job]:
     """A job for each plane of the job's source, with the predictor that was prepared for it. ``snapshot`` gives what takes the
     pictures on the way, for the plane's name."""
     axes = job.source.spec.planes

@@ -88,5 +88,6 @@ def joined(device: str) -> Iterator[Group]:
         raise UsageError(f"WORLD_SIZE is {group.size}, but {error}; start several processes with torchrun") from error
     try:
         yield group
+        group.wait()  # they leave together: where one is gone while another still talks to it, that one may be aborted
     finally:
         dist.destroy_process_group()
