@@ -37,8 +37,9 @@ def run_demo(registry: Registry, folder: Path) -> dict[str, Any]:
         except PluginError as error:
             console.say(f"warning: {error}")
             continue
-        for demo in task.demos:
-            report = _run(registry, task, demo, folder)
+        for number, demo in enumerate(task.demos):
+            same = sum(other.input == demo.input for other in task.demos[:number])
+            report = _run(registry, task, demo, folder, f"-{same + 1}" if same else "")
             pictures.append(report.output)
             figures.append(_figure(task, demo, report))
     page = folder / "index.html"
@@ -49,11 +50,13 @@ def run_demo(registry: Registry, folder: Path) -> dict[str, Any]:
     return {"page": str(page), "pictures": pictures, "seconds": round(seconds, 1)}
 
 
-def _run(registry: Registry, task: Task, demo: Demo, folder: Path) -> RunReport:
-    output = folder / f"{demo.input.stem}-{task.name}.png"
+def _run(registry: Registry, task: Task, demo: Demo, folder: Path, mark: str) -> RunReport:
+    """``mark``: at the end of the output's name, where the same input was used before."""
+    name = f"{demo.input.stem}-{task.name}{mark}"
+    output = folder / f"{name}.png"
     values = {"overwrite": True, **demo.options}
     current = api.session(task.name, values, registry)
-    exports = {"overlay": str(folder / f"{demo.input.stem}-{task.name}-overlay.png")}
+    exports = {"overlay": str(folder / f"{name}-overlay.png")}
     (item,) = batch.plan_items(current, [str(demo.input)], str(output), exports)
     report = current.process(item)
     console.say(console.describe(report))
@@ -63,12 +66,23 @@ def _run(registry: Registry, task: Task, demo: Demo, folder: Path) -> RunReport:
 def _figure(task: Task, demo: Demo, report: RunReport) -> str:
     found = "" if report.objects is None else f"{report.objects} objects. "
     words = f"{found}{sum(report.seconds.values()):.1f} s with {report.model}."
-    line = f"i2i {task.name} {demo.input.name} -o {Path(report.output).name} --overlay {Path(report.exports['overlay']).name}"
+    files = f"-o {Path(report.output).name} --overlay {Path(report.exports['overlay']).name}"
+    line = " ".join([f"i2i {task.name} {demo.input.name}", *_words(demo), files])
     before, after = _embed(demo.input), _embed(Path(report.exports["overlay"]))
     return (
         f'<figure><h2>{html.escape(demo.title)}</h2><div class="pair"><img src="{before}" alt="input"><img src="{after}" '
         f'alt="result"></div><figcaption>{html.escape(words)}<br><code>{html.escape(line)}</code></figcaption></figure>'
     )
+
+
+def _words(demo: Demo) -> list[str]:
+    """Its options as they are given on the command line, files by their names."""
+    found = []
+    for name, value in demo.options.items():
+        flag = "--" + name.replace("_", "-")
+        for one in value if isinstance(value, list) else [value]:
+            found.append(flag if one is True else f"{flag} {Path(one).name if isinstance(one, str) else one}")
+    return found
 
 
 def _embed(path: Path) -> str:
