@@ -77,7 +77,7 @@ def i2i_tasks() -> list[Task]:
             demos=(
                 Demo("An astronaut as van Gogh's Starry Night", _HERE / "samples/astronaut.jpg",
                      {"style": [str(_HERE / "samples/starry_night.jpg")], "size": "256"}),
-                Demo("The same in one pass", _HERE / "samples/astronaut.jpg",
+                Demo("An astronaut as Hokusai's Great Wave, in one pass", _HERE / "samples/astronaut.jpg",
                      {"style": [str(_HERE / "samples/great_wave.jpg")], "fast": True}),
             ),
             files=_files,
