@@ -42,17 +42,20 @@ def main():
         seconds = []
         for style in options.styles:
             folder = options.out / method / style.stem
+            missing = sum(not list(folder.glob(f"{photo.stem}.*")) for photo in options.photos)
             begun = time.monotonic()
             command = [
                 *I2I, "stylize", *map(str, options.photos), "--style", str(style), "--size", str(options.size),
-                "-o", str(folder), "--skip-existing", *words,
+                "-o", f"{folder}/", "--skip-existing", *words,
             ]  # fmt: skip
             subprocess.run(command, check=True)
-            seconds.append((time.monotonic() - begun) / len(options.photos))
+            if missing:
+                seconds.append((time.monotonic() - begun) / missing)
             for row, photo in zip(rows[1:], options.photos, strict=True):
-                row.append(shown(next(folder.glob(f"{photo.stem}*"))))
+                row.append(shown(next(folder.glob(f"{photo.stem}.*"))))
         write_sheet(options.out / f"{method}.png", rows)
-        print(f"| {method} | {len(options.photos) * len(options.styles)} | {sum(seconds) / len(seconds):.1f} |", flush=True)
+        mean = f"{sum(seconds) / len(seconds):.1f}" if seconds else "all were there"
+        print(f"| {method} | {len(options.photos) * len(options.styles)} | {mean} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def run(task: str, input: str | Path, output: str | Path | None = None, **option
     registry = Registry()
     exporters = {exporter.name for exporter in registry.exporters(task)}
     exports = {name: str(options.pop(name)) for name in list(options) if name in exporters}
-    current = session(task, _as_text(options), registry)
+    current = _session(task, options, registry)
     items = batch.plan_items(current, [str(input)], str(output or ""), exports)
     if len(items) > 1:
         raise UsageError(f"{input}: several images; run takes one, run_many takes them all")
@@ -62,20 +62,20 @@ def run(task: str, input: str | Path, output: str | Path | None = None, **option
 
 def run_many(task: str, inputs: Sequence[str | Path], output: str | Path | None = None, **options: Any) -> list[RunReport]:
     """Run a task on files, folders and globs. A failed image has its error in its report; nothing is raised for it."""
-    current = session(task, _as_text(options))
+    current = _session(task, options, Registry())
     return batch.process(current, batch.plan_items(current, [str(path) for path in inputs], str(output or ""), {}))
 
 
-def _as_text(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Numbers for options that are text on the command line (``tile``, ``batch``), and paths, as text."""
-    kinds = {item.name: item.type for item in fields(RunOptions)}
+def _session(task: str, options: Mapping[str, Any], registry: Registry) -> Session:
+    """A session, with numbers for options that are text on the command line (``tile``, ``size``), and paths, as text."""
+    kinds = {item.name: item.type for kind in (RunOptions, registry.task(task).options) for item in fields(kind)}
 
     def text(name: str, value: Any) -> Any:
         if isinstance(value, list | tuple):
             return [text("", one) for one in value]
         return str(value) if isinstance(value, Path) or (kinds.get(name) == "str" and isinstance(value, int)) else value
 
-    return {name: text(name, value) for name, value in options.items()}
+    return session(task, {name: text(name, value) for name, value in options.items()}, registry)
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def load(task: str, model: str | Path | Sequence[str | Path] = "", channels_in: 
     wrong = sorted(set(options) & set(_OF_FILES))
     if wrong:
         raise UsageError(f"{wrong[0]}: is about files; load gives a predictor for arrays")
-    current = session(task, _as_text(options | {"model": model}))
+    current = _session(task, options | {"model": model}, Registry())
     models, predictor, runtime = current.loader.predictor(*current.loader.model_names(ImageSpec(1, 1, channels_in)))
     return Loaded(current, predictor, runtime, models)
 

@@ -13,13 +13,14 @@ import numpy as np
 from i2i import manifest
 from i2i.backends import confirm_backend, pick_backend, start_torch
 from i2i.canvas import Canvas, MemoryCanvas, claimed, layer_spec, partial_folder
-from i2i.contracts import DensePredictor, ImageSpec, Model, Output, Predictor, Runtime, Source
+from i2i.contracts import DensePredictor, ImagePredictor, ImageSpec, Model, Output, Predictor, Runtime, Source
 from i2i.disk import canvas_needs, check_room
 from i2i.errors import OutputError, UsageError
 from i2i.formats.views import View
 from i2i.options import RunOptions
 from i2i.pixelsize import Factors
 from i2i.planner import Plan, make_plan
+from i2i.publish import begin_steps
 from i2i.stitch import window_pixels
 
 
@@ -40,7 +41,7 @@ class Work:
     """An image on its way: what is asked for, of which ``models`` (and the predictor's own parts), and the run's identity.
     ``image``: the chosen planes as they are, or at the ``size`` that the predictor works on, where that is another; ``source``:
     the same as the network sees them, ``scaling`` times as large; ``full``: height and width at full resolution; ``disk``: the
-    bytes that the output needs."""
+    bytes that the output needs; ``read``: all files that the run reads."""
 
     item: Item
     image: Source
@@ -55,6 +56,7 @@ class Work:
     fingerprint: str
     disk: int
     size: tuple[int, int] | None = None
+    read: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,8 @@ def _new(work: Work, folder: Path, run: RunOptions) -> Begun:
     if run.dry_run:
         return Begun(MemoryCanvas(), plan, predictors, disk, notes)
     manifest.clear(folder, run.overwrite)
+    if isinstance(work.predictor, ImagePredictor) and work.predictor.snapshots:
+        begin_steps(work.target, work.read, run.overwrite)
     check_room(work.target, disk)
     if plan.canvas == "memory":
         return Begun(MemoryCanvas(), plan, predictors, disk, notes)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from i2i.backends import run_batch
 from i2i.canvas import DiskCanvas, MemoryCanvas
-from i2i.contracts import Array, Source
+from i2i.contracts import Array, ImagePredictor, Source
 from i2i.engine import Job, network_for, run_job
 from i2i.geometry import AxisGrid, Grid, Region
 from i2i.stitch import window_pixels
@@ -53,9 +53,10 @@ def _middle(axis: AxisGrid, count: int) -> tuple[int, int]:
 
 def seconds(job: Job, planes: int, write: Callable[[Path, Source], None]) -> float | None:
     """What running ``job``, and ``planes`` like it, and writing the results with ``write`` (given a folder) should take, without
-    opening and preparing. None for an iterative method, which cannot be tried on a piece."""
-    if job.predictor.kind == "image":
-        return None
+    opening and preparing. None for an iterative method that cannot tell."""
+    if isinstance(job.predictor, ImagePredictor):
+        told = job.predictor.seconds(job.source, job.grid)
+        return None if told is None else round(planes * told, 1)
     region = piece_of(job.grid, min(_LARGEST, _SECONDS * _rate(job)))
     source = _Piece(job.source, region)
     with tempfile.TemporaryDirectory() as folder:

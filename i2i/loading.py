@@ -110,7 +110,9 @@ def as_trained(source: Source, predictor: Predictor) -> Source:
     if not predictor.gray_as_rgb or (spec.channels, predictor.footprint.channels_in) != (1, 3):
         return Described(source, remarks=(*spec.remarks, *predictor.remarks)) if predictor.remarks else source
     remarks = (*spec.remarks, "gray: the model sees it as three equal channels, as it was trained to", *predictor.remarks)
-    return Selection(Described(source, remarks=remarks), range(spec.plane_count), spec.planes, channels=(0, 0, 0))
+    return Selection(
+        Described(source, remarks=remarks), range(spec.plane_count), spec.planes, channels=(0, 0, 0), names=spec.plane_names
+    )
 
 
 def _vouched(models: Sequence[Model], own: tuple[str, ...] = ("fp32",)) -> tuple[str, ...]:

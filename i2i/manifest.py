@@ -43,7 +43,7 @@ def fingerprint(
         "input": _content_hash(path),
         "task": task,
         "models": [model.sha256 for model in models],
-        "files": [_hash_of_file(file) for file in files],
+        "files": [(_hash_of_file(file), _stamp(file)) for file in files],
         "frames": frames,
         "output": output.name,
         "options": {name: getattr(run, name) for name in _RESULT_OPTIONS} | asdict(options),
@@ -91,7 +91,7 @@ def unfinished(folder: Path) -> bool:
 
 
 def _stamp(path: Path) -> list[int]:
-    """Size and time of an input that is too large to be hashed whole: changed in its middle it has the same fingerprint."""
+    """Size and time of a file that is too large to be hashed whole: changed in its middle it has the same fingerprint."""
     stat = path.stat()
     return [stat.st_size, stat.st_mtime_ns] if stat.st_size > _HASHED_WHOLE else []
 

@@ -51,7 +51,8 @@ def check(
 def _check_suffix(exporter: Exporter, path: Path) -> None:
     known = exporter.suffixes
     if known and path.suffix.lower() not in known:
-        raise UsageError(f"--{exporter.name} {path}: end it with {', '.join(known[:-1])} or {known[-1]}")
+        endings = " or ".join([", ".join(known[:-1]), known[-1]]) if len(known) > 1 else known[0]
+        raise UsageError(f"--{exporter.name} {path}: end it with {endings}")
 
 
 def _files(item: Item) -> list[Path]:

@@ -81,12 +81,14 @@ class Done:
     frames: Callable[[], Iterator[Array]] | None = None
 
 
-def plane_names(axes: tuple[tuple[str, int], ...]) -> list[str]:
+def plane_names(spec: ImageSpec) -> tuple[str, ...]:
     """Such as ``t=0,z=3``, in C order; for an image of one plane an empty name."""
+    if spec.plane_names:
+        return spec.plane_names
     names = [""]
-    for axis, length in axes:
+    for axis, length in spec.planes:
         names = [f"{name},{axis}={i}".lstrip(",") for name in names for i in range(length)]
-    return names
+    return tuple(names)
 
 
 def plane_jobs(
@@ -94,7 +96,6 @@ def plane_jobs(
 ) -> list[Job]:
     """A job for each plane of the job's source, with the predictor that was prepared for it. ``snapshot`` gives what takes the
     pictures on the way, for the plane's name."""
-    axes = job.source.spec.planes
     if len(predictors) == 1:
         return [replace(job, source=View(job.source), predictor=predictors[0], snapshot=snapshot(""))]
     return [
@@ -106,7 +107,7 @@ def plane_jobs(
             progress=_named(job.progress, name),
             snapshot=snapshot(name),
         )
-        for plane, name in enumerate(plane_names(axes))
+        for plane, name in enumerate(plane_names(job.source.spec))
     ]
 
 
@@ -122,14 +123,14 @@ def _run_plane(job: Job, alone: bool) -> Outcome:
     return outcome
 
 
-def run_planes(jobs: Sequence[Job], axes: tuple[tuple[str, int], ...]) -> Done:
-    """Do all planes, one after the other. Their results lie along ``axes``."""
+def run_planes(jobs: Sequence[Job], spec: ImageSpec) -> Done:
+    """Do all planes of an image of ``spec``, one after the other. Their results lie along its axes."""
     outcomes = [_run_plane(job, len(jobs) == 1) for job in jobs]
     counts = [outcome.objects for outcome in outcomes if outcome.objects is not None]
     of_detectors = [outcome for outcome in outcomes if isinstance(outcome, ObjectsOutcome)]
-    named = zip(plane_names(axes), outcomes, strict=True)
+    named = zip(plane_names(spec), outcomes, strict=True)
     return Done(
-        result=PlaneResults([outcome.result for outcome in outcomes], axes),
+        result=PlaneResults([outcome.result for outcome in outcomes], spec.planes),
         objects=sum(counts) if counts else None,
         most=max([outcome.highest for outcome in of_detectors] or counts, default=None),
         computed=sum(outcome.computed for outcome in outcomes),

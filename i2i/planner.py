@@ -272,6 +272,8 @@ def _sides(length: int, footprint: Footprint, zoom: float) -> list[int]:
 def _batch(predictor: Predictor, grid: Grid, options: RunOptions, left: int) -> int:
     if options.batch != "auto":
         return _number(options.batch, "--batch")
+    if predictor.kind == "image":
+        return 1
     height, width = grid.window_shape
     wanted = min(grid.tile_count, int(_BATCH_PIXELS / (height * width * predictor.zoom**2)))
     return max(1, min(wanted, left // max(1, window_cost(predictor, grid.window_shape, 1))))

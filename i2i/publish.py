@@ -11,7 +11,7 @@ import numpy as np
 
 from i2i.contracts import Array, Exported, Exporter, Format, ImageSpec, Output, Predictor, Source
 from i2i.errors import OutputError, UsageError
-from i2i.files import is_one_of, replacing
+from i2i.files import is_one_of, remove, replacing
 from i2i.formats import format_for_output
 from i2i.geometry import Region
 from i2i.pictures import write_png
@@ -30,8 +30,18 @@ def renamed(path: Path, ending: str) -> Path:
 
 
 def steps_folder(output: Path) -> Path:
-    """Where the pictures on the way to an output go."""
-    return renamed(output, "-steps")
+    """Where the pictures on the way to an output go: ``out.png-steps`` beside ``out.png``."""
+    return output.with_name(f"{output.name}-steps")
+
+
+def begin_steps(output: Path, kept: Sequence[Path], overwrite: bool) -> None:
+    """Before a new run: no picture on the way of another is there, or they go. Raises ``OutputError``."""
+    there = sorted(steps_folder(output).glob("step-*.png"))
+    if there and not overwrite:
+        raise OutputError(f"{there[0].parent}: holds the pictures of another run; --overwrite replaces them")
+    for path in there:
+        if not is_one_of(path, kept):
+            remove(path)
 
 
 def write_step(output: Path, kept: Sequence[Path], plane: str, step: int, picture: Array) -> None:

@@ -113,7 +113,13 @@ def read_as_zeros(source: Source) -> list[str]:
 
 
 def plan_of(job: Job) -> dict[str, Any]:
-    """The plan, with the ``window`` (height, width) that the network sees and the numbers of ``tiles`` and ``blocks``."""
+    """The plan, with the ``window`` (height, width) that the network sees and the numbers of ``tiles`` and ``blocks``; of an
+    iterative method also its ``stages``, and it is ``exact`` in one window: in several, sums are rounded in another order."""
     grid = job.grid
     numbers = {"window": list(grid.window_shape), "tiles": grid.tile_count, "blocks": grid.block_count}
+    if job.predictor.kind == "image":
+        from i2i.contracts import ImagePredictor
+
+        assert isinstance(job.predictor, ImagePredictor)
+        numbers |= {"stages": list(job.predictor.stages(job.source.spec)), "exact": grid.tile_count == 1}
     return job.plan.as_mapping() | numbers

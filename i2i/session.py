@@ -143,12 +143,12 @@ class Session:
             work.source, work.predictor, work.output, begun.plan, begun.canvas, self.run.seed, progress,
             frames=self._wants_frames(work.item),
         )  # fmt: skip
-        keep = partial(write_step, work.target, (work.item.path, *self.files))
+        keep = partial(write_step, work.target, work.read)
         return plane_jobs(job, begun.predictors, lambda plane: partial(keep, plane))
 
     def _run(self, work: Work, jobs: list[Job], result: RunReport, clock: reports.Clock) -> None:
         """Compute, verify, publish, and report it."""
-        done = run_planes(jobs, work.source.spec.planes)
+        done = run_planes(jobs, work.source.spec)
         clock.lap("compute")
         result.verified = self._verify(jobs)
         clock.lap("verify")
@@ -181,7 +181,10 @@ class Session:
         models = (*models, *predictor.parts)
         identity = self._fingerprint(item, models, output)
         disk = output_needs(spec, output, format_for_output(target, self.formats), self.run.compression)
-        return Work(item, image, source, opened.full, scaling, models, predictor, runtime, output, target, identity, disk, size)
+        read = (item.path, *self.files)
+        return Work(
+            item, image, source, opened.full, scaling, models, predictor, runtime, output, target, identity, disk, size, read
+        )
 
     def _check_asked(self, item: Item, predictor: Predictor, output: Output, spec: ImageSpec) -> None:
         """Raises ``UsageError`` for exports and ``--verify`` that this method or result has not."""

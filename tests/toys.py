@@ -256,7 +256,7 @@ class Sketch(Smoother):
 
     def __init__(self, options: SketchOptions) -> None:
         self.footprint, self.outputs = Footprint(halo=1), ()
-        self.width, self.every = options.width, options.save_every
+        self.width, self.every, self.snapshots = options.width, options.save_every, options.save_every > 0
         self.tone = sum(float(np.load(path).mean()) for path in options.tone)
 
     def fitted(self, spec: ImageSpec) -> Self:

@@ -218,7 +218,9 @@ def describe_plan(report: RunReport) -> list[str]:
     """What a dry run prints of an image."""
     plan: Mapping[str, Any] = report.plan
     height, width = plan["window"]
-    exact = "the same as the whole image" if plan["exact"] else "blended, not the same as the whole image"
+    stages = plan.get("stages", [])
+    blended = "each step as of the whole image but for rounding" if stages else "blended, not the same as the whole image"
+    exact = "the same as the whole image" if plan["exact"] else blended
     windows = f"{counted(plan['tiles'], 'window')} of {width} x {height} in {counted(plan['blocks'], 'block')}"
     lines = [
         f"{report.input} -> {report.output}",
@@ -234,6 +236,8 @@ def describe_plan(report: RunReport) -> list[str]:
     if report.size:
         height, width = report.size
         lines.insert(2, f"  size       {width} x {height} pixels, to which the input is brought")
+    if stages:
+        lines.insert(2, f"  stages     {', '.join(stages)}")
     seconds = plan["seconds"]
     lines.append(f"  time       {'unknown' if seconds is None else f'about {seconds_text(seconds)}'}")
     return lines

@@ -24,7 +24,8 @@ class ImageSpec:
     and channels with their lengths, outermost first, such as ``(("t", 3), ("z", 15))``. ``levels``: (height, width) of
     each resolution, full size first; empty means one. ``notes``: what the reader had to assume; each becomes a warning.
     ``remarks``: what it does that costs time or room and changes no pixel: shown, and no warning.
-    ``tiling``: height and width of the tiles, strips or chunks that the file stores, where it has any.
+    ``plane_names``: of each plane in C order, such as ``z=3``, where they do not count from 0: of an image of which some were
+    chosen. ``tiling``: height and width of the tiles, strips or chunks that the file stores, where it has any.
     """
 
     height: int
@@ -38,6 +39,7 @@ class ImageSpec:
     notes: tuple[str, ...] = ()
     tiling: tuple[int, int] | None = None
     remarks: tuple[str, ...] = ()
+    plane_names: tuple[str, ...] = ()
 
     @property
     def region(self) -> Region:

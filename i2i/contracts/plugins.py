@@ -27,7 +27,8 @@ class ModelCard:
     is one of i2i's, or weights alone (safetensors, or a state dict of PyTorch) where the task knows the tensors' names.
     ``precisions``: those that were measured to keep the task's accuracy. ``default``: the task's choice for its channels.
     ``pixel_size``: of the images that it was trained on, in micrometres; images of another are resampled to it.
-    ``gray_as_rgb``: of three channels, and takes a gray image as three equal ones: its predictor says so too.
+    ``gray_as_rgb``: of three channels, and takes a gray image as three equal ones: its predictor says so too. ``part``: a part
+    of a method that has an option of its own for it: no choice for ``--model``.
     """
 
     name: str
@@ -46,6 +47,7 @@ class ModelCard:
     default: bool = False
     pixel_size: float | None = None
     gray_as_rgb: bool = False
+    part: bool = False
 
     def takes(self, channels: int) -> bool:
         """Whether images of so many channels are what it was trained on."""

@@ -207,13 +207,21 @@ class ImageWork:
 
 
 class ImagePredictor(Predictor):
-    """An iterative method that owns the whole image. The canvas holds its raw output, float32."""
+    """An iterative method that owns the whole image. The canvas holds its raw output, float32.
+
+    ``snapshots``: whether it was asked for pictures on its way, which it gives to ``work.snapshot``."""
 
     kind = "image"
+    snapshots: bool = False
 
     def stages(self, spec: ImageSpec) -> tuple[str, ...]:
         """The names of its stages, in order, none of them convert or frames; each is journaled."""
         return ("iterate",)
+
+    def seconds(self, source: Source, grid: Grid) -> float | None:
+        """What all stages should take, from a try of a small part of the work; None where that cannot be told. It is asked of a
+        prepared predictor that was given its room, for a dry run."""
+        return None
 
     def run(self, stage: str, work: ImageWork) -> None:
         """Do one stage: read ``work.source``, write ``work.canvas``. The result must not depend on ``work.grid``."""

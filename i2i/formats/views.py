@@ -65,8 +65,8 @@ class Noted(Described):
 class Selection:
     """Some planes, one level and the chosen channels of a source.
 
-    ``planes``: their numbers (in C order) in the source; ``axes``: those along which they then lie, as in ``ImageSpec.planes``.
-    ``channels``: in that order; None: all.
+    ``planes``: their numbers (in C order) in the source; ``axes``: those along which they then lie, as in ``ImageSpec.planes``;
+    ``names``: what they are called, as in ``ImageSpec.plane_names``. ``channels``: in that order; None: all.
     """
 
     def __init__(
@@ -76,10 +76,11 @@ class Selection:
         axes: tuple[tuple[str, int], ...] = (),
         level: int = 0,
         channels: Sequence[int] | None = None,
+        names: tuple[str, ...] = (),
     ) -> None:
         self._source, self._planes, self._level = source, planes, level
         self._channels = None if channels is None else list(channels)
-        self.spec = dataclasses.replace(_narrowed(source.spec, level, channels), planes=axes)
+        self.spec = dataclasses.replace(_narrowed(source.spec, level, channels), planes=axes, plane_names=names)
 
     @property
     def missing_tiles(self) -> int:
@@ -136,6 +137,7 @@ def _narrowed(spec: ImageSpec, level: int, channels: Sequence[int] | None) -> Im
         pixel_size=None if size is None else (size[0] * spec.height / height, size[1] * spec.width / width),
         channel_names=tuple(spec.channel_names[i] for i in chosen) if spec.channel_names else (),
         planes=(),
+        plane_names=(),
         levels=(),
         tiling=spec.tiling if level == 0 else None,
     )
@@ -153,12 +155,14 @@ def select(source: Source, level: int, plane_text: str | None, channels_text: st
         there = f"has levels 0 .. {count - 1}" if count > 1 else "has one level, 0"
         raise UsageError(f"--level {level}: {path} {there}")
     chosen = _chosen_planes(spec, plane_text or "", path)
-    numbers = [0]
+    numbers, names = [0], [""]
     for axis, length in spec.planes:
-        numbers = [number * length + index for number in numbers for index in chosen.get(axis, range(length))]
+        indices = chosen.get(axis, range(length))
+        numbers = [number * length + index for number in numbers for index in indices]
+        names = [f"{name},{axis}={index}".lstrip(",") if len(indices) > 1 else name for name in names for index in indices]
     axes = tuple((axis, len(chosen.get(axis, range(length)))) for axis, length in spec.planes)
     kept = tuple((axis, length) for axis, length in axes if length > 1)
-    return Selection(source, numbers, kept, level, _channels(spec, channels_text, path))
+    return Selection(source, numbers, kept, level, _channels(spec, channels_text, path), tuple(names) if kept else ())
 
 
 def _chosen_planes(spec: ImageSpec, text: str, path: Path) -> dict[str, range]:

@@ -16,7 +16,7 @@ Importing it does not import torch.
 from i2i.models.checkpoints import load_checkpoint, model_of_checkpoint, save_checkpoint
 from i2i.models.download import Progress, cache_dir, cached_path, fetch, offline
 from i2i.models.files import hash_file, open_model, save_model
-from i2i.models.names import default_model, find_model
+from i2i.models.names import default_model, find_model, find_part
 
 __all__ = [
     "Progress",
@@ -25,6 +25,7 @@ __all__ = [
     "default_model",
     "fetch",
     "find_model",
+    "find_part",
     "hash_file",
     "load_checkpoint",
     "model_of_checkpoint",

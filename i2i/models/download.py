@@ -92,7 +92,7 @@ def _is_whole(path: Path, card: ModelCard) -> bool:
 def _unavailable(card: ModelCard, path: Path, reason: str) -> ModelError:
     return ModelError(
         f"model {card.name}: {reason}, or download {card.url} (sha256 {card.sha256}) on another machine and put it at {path}, "
-        "or give that file with --model"
+        "or give that file in place of the name"
     )
 
 

@@ -19,6 +19,18 @@ def find_model(name_or_path: str | Path, task: str, cards: Sequence[ModelCard], 
     suffix, or exists, is a path; a name from outside is only ever compared with those of the cards. A file whose
     settings have the key ``task`` must say this task. Raises ``ModelError``.
     """
+    whole = [card for card in cards if not card.part]
+    if any(card.part and card.task == task and card.name == name_or_path for card in cards):
+        raise ModelError(f"{name_or_path} is a part of a method, and has an option of its own; {_names(task, whole)}")
+    return _find(whole, name_or_path, task, progress)
+
+
+def find_part(name_or_path: str | Path, task: str, cards: Sequence[ModelCard], progress: Progress | None = None) -> Model:
+    """The same for a part of a method: among the cards of such."""
+    return _find([card for card in cards if card.part], name_or_path, task, progress)
+
+
+def _find(cards: Sequence[ModelCard], name_or_path: str | Path, task: str, progress: Progress | None) -> Model:
     known = [card for card in cards if card.task == task and card.name == name_or_path]
     if known:
         return open_model(fetch(known[0], progress), known[0])

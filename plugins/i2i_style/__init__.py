@@ -25,6 +25,8 @@ def _load(options: StylizeOptions, model: Model | None, runtime: Runtime) -> Pre
     from i2i_style import gatys
 
     kind = model.config.get("kind") if model else None
+    if not (options.fast or kind == "decoder"):
+        _refuse_strength(options)
     if not (options.fast or model):
         return gatys.load(options, runtime)
     _refuse_options_of_gatys(options, "--model" if model else "--fast")
@@ -48,6 +50,12 @@ def _refuse_options_of_gatys(options: StylizeOptions, method: str) -> None:
     if given:
         flags = {item.name: flag_of(item) for item in fields(StylizeOptions)}
         raise UsageError(f"{flags[given[0]]}: belongs to the method that optimises the picture; leave it out, or {method}")
+
+
+def _refuse_strength(options: StylizeOptions) -> None:
+    """Raises ``UsageError``: the style's strength is an option of ``--fast``."""
+    if changed(options, ("strength",)):
+        raise UsageError("--strength: belongs to --fast; without it, --alpha and --beta weigh content and style")
 
 
 def _train(options: TrainOptions, run: TrainingRun) -> Mapping[str, Any]:

@@ -8,13 +8,14 @@ answers, over images and positions, is one; the network computes the same, for R
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.grad import conv2d_input
 
 from i2i.errors import ModelError, UsageError
 
@@ -84,16 +85,20 @@ class EncoderConfig:
 
 VGG19 = EncoderConfig(((64, 64), (128, 128), (256,) * 4, (512,) * 4, (512,) * 4))
 """Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition" (2014), table 1, column E."""
-COMPACT = EncoderConfig(((32, 32), (64, 64), (128,) * 4, (256,)))
-"""The bundled encoder: half the channels of VGG-19, up to conv4_1."""
+COMPACT = EncoderConfig(((32, 32), (64, 64), (160, 128, 128, 128), (256,)))
+"""The bundled encoder: about half the channels of VGG-19, up to conv4_1."""
 
 
 class Encoder(nn.Module):
-    """The convolutions of ``config``, from random weights (He et al. 2015) until some are loaded."""
+    """The convolutions of ``config``, from random weights (He et al. 2015) until some are loaded.
+
+    ``metrics``: of an encoder that was distilled from another: for each layer a symmetric matrix W (N, N), float32 on the CPU,
+    such that the loss between Gram matrices W G W is that between the teacher's. Where there is none, W is the identity."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
+        self.metrics: dict[str, Tensor] = {}
         self.convolutions = nn.ModuleDict(
             {layer.name: nn.Conv2d(layer.channels_in, layer.channels, 3, padding=1) for layer in config.layers}
         )
@@ -129,11 +134,55 @@ class Encoder(nn.Module):
             raise UsageError(f"the encoder ends with {self.config.layers[-1].name}, and {min(wanted)} was asked for")
         return answers
 
+    @torch.no_grad()
+    def backward(self, answers: Mapping[str, Tensor], add: Callable[[str, Tensor], None]) -> Tensor:
+        """The gradient (N, 3, H, W) float32 of a loss at the image whose ``answers`` of *all* layers ``forward`` gave.
+
+        ``add(name, gradient)`` adds what the loss says of a layer itself, dE/dF, in place to what the layers after it gave. The
+        last layer gets zeros. (Written out, for automatic differentiation takes twice as long and holds more.)"""
+        gradient: Tensor | None = None
+        for layer, before in reversed([*zip(self.config.layers, (None, *self.config.layers), strict=False)]):
+            values = answers[layer.name]
+            gradient = torch.zeros_like(values) if gradient is None else gradient
+            add(layer.name, gradient)
+            gradient.mul_(values > 0)
+            height, width = values.shape[2:]
+            shape = (len(values), layer.channels_in, height, width)
+            gradient = conv2d_input(shape, self.convolution(layer.name).weight, gradient, padding=1)  # type: ignore[no-untyped-call]
+            if before is not None and layer.pooled:
+                gradient = pool_backward(gradient, answers[before.name], self.config.pooling)
+        assert gradient is not None
+        return gradient.float() / self.std  # type: ignore[operator]
+
+    def told(self, name: str, grams: Tensor) -> Tensor:
+        """Of Gram matrices (N, N) or (B, N, N) of a layer, or differences of them: what style is told by, W G W."""
+        if name not in self.metrics:
+            return grams
+        metric = self.metrics[name].to(grams)
+        return metric @ grams @ metric
+
 
 def pool(values: Tensor, pooling: Pooling) -> Tensor:
     """By two along both axes, rounded down; an axis of one position stays as it is."""
-    size = (min(2, values.shape[-2]), min(2, values.shape[-1]))
+    size = _pooled(values)
     return functional.avg_pool2d(values, size) if pooling == "avg" else functional.max_pool2d(values, size)
+
+
+def pool_backward(gradient: Tensor, values: Tensor, pooling: Pooling) -> Tensor:
+    """The gradient at ``values`` of what :func:`pool` made of them."""
+    if pooling == "max":
+        with torch.enable_grad():
+            source = values.detach().requires_grad_()
+            return torch.autograd.grad(pool(source, pooling), source, gradient)[0]
+    rows, columns = _pooled(values)
+    height, width = gradient.shape[2] * rows, gradient.shape[3] * columns
+    spread = functional.interpolate(gradient.div_(rows * columns), (height, width), mode="nearest")
+    left_over = (0, values.shape[3] - width, 0, values.shape[2] - height)
+    return functional.pad(spread, left_over) if any(left_over) else spread
+
+
+def _pooled(values: Tensor) -> tuple[int, int]:
+    return min(2, values.shape[-2]), min(2, values.shape[-1])
 
 
 def load_torchvision(config: EncoderConfig, tensors: Mapping[str, Tensor], source: str) -> Encoder:
@@ -164,28 +213,37 @@ def _numbers(config: EncoderConfig) -> Iterator[int]:
         number += 2
 
 
-@torch.no_grad()
 def normalized(encoder: Encoder, images: Iterable[Tensor]) -> Encoder:
     """The encoder itself, its weights scaled so that each filter's mean answer over ``images`` (each (1, 3, H, W), RGB in 0 .. 1)
-    and all positions is one (section 2 of the paper). Each layer undoes the factors of the one before it."""
-    names = [layer.name for layer in encoder.config.layers]
-    sums, counts = (
-        {name: torch.zeros(encoder.config.layer(name).channels, dtype=torch.float64) for name in names},
-        dict.fromkeys(names, 0),
-    )
+    and all positions is one (section 2 of the paper)."""
+    return divided(encoder, mean_answers(encoder, images))
+
+
+@torch.no_grad()
+def mean_answers(encoder: Encoder, images: Iterable[Tensor]) -> dict[str, Tensor]:
+    """Of each layer the mean answer (N,) of its filters, over images and positions; not less than a share of the layer's."""
+    layers = encoder.config.layers
+    sums = {layer.name: torch.zeros(layer.channels, dtype=torch.float64) for layer in layers}
+    counts = dict.fromkeys(sums, 0)
     for image in images:
-        for name, values in encoder(image, names).items():
+        for name, values in encoder(image, sums.keys()).items():
             sums[name] += values.double().sum((0, 2, 3)).cpu()
             counts[name] += values.shape[0] * values.shape[2] * values.shape[3]
+    means = {name: (total / max(1, counts[name])).float() for name, total in sums.items()}
+    return {name: mean.clamp_min(_LEAST * float(mean.mean()) or 1.0) for name, mean in means.items()}
+
+
+@torch.no_grad()
+def divided(encoder: Encoder, by: Mapping[str, Tensor]) -> Encoder:
+    """The encoder itself, its weights scaled so that each layer's answers are what they were over ``by`` (N,): each layer undoes
+    the factors of the one before it."""
     before: Tensor | None = None
-    for name in names:
-        mean = (sums[name] / max(1, counts[name])).float()
-        mean = mean.clamp_min(_LEAST * float(mean.mean()) or 1.0)
-        convolution = encoder.convolution(name)
+    for layer in encoder.config.layers:
+        convolution, factors = encoder.convolution(layer.name), by[layer.name]
         if before is not None:
-            convolution.weight.data *= before.to(convolution.weight)[None, :, None, None]
-        convolution.weight.data /= mean.to(convolution.weight)[:, None, None, None]
+            convolution.weight *= before.to(convolution.weight)[None, :, None, None]
+        convolution.weight /= factors.to(convolution.weight)[:, None, None, None]
         assert convolution.bias is not None
-        convolution.bias.data /= mean.to(convolution.bias)
-        before = mean
+        convolution.bias /= factors.to(convolution.bias)
+        before = factors
     return encoder

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from i2i.contracts import Model, ModelCard
 from i2i.errors import ModelError
-from i2i.models import find_model
+from i2i.models import find_part
 from i2i_style.encoder import VGG19, Encoder, EncoderConfig, Pooling, load_torchvision, normalized
 from i2i_style.styles import read_rgb
 
@@ -39,7 +39,7 @@ def cards() -> list[ModelCard]:
 def find_encoder(text: str, layers: Sequence[str], pooling: str = "auto") -> FoundEncoder:
     """The encoder of that name or file, up to the last of ``layers`` (all of it, where none are given). ``pooling``: avg, max, or
     auto: its own. Raises ``ModelError`` for what is no encoder, ``UsageError`` for layers that it has not."""
-    model = find_model(text, TASK, cards())
+    model = find_part(text, TASK, cards())
     config = _config(model)
     if pooling != "auto":
         config = replace(config, pooling="max" if pooling == "max" else "avg")
@@ -51,7 +51,7 @@ def find_encoder(text: str, layers: Sequence[str], pooling: str = "auto") -> Fou
 
 def known_layers(text: str) -> tuple[str, ...]:
     """The names of all layers of the encoder of that name or file, in order. Raises ``ModelError``."""
-    return tuple(layer.name for layer in _config(find_model(text, TASK, cards())).layers)
+    return tuple(layer.name for layer in _config(find_part(text, TASK, cards())).layers)
 
 
 def _tensors(model: Model) -> Mapping[str, Tensor]:
@@ -117,4 +117,11 @@ def _own(model: Model, config: EncoderConfig) -> Encoder:
         if given is None or given.shape != own.shape:
             raise ModelError(f"{model.path}: {name} is missing or has another shape; get the encoder again")
     encoder.load_state_dict({name: tensors[name].float() for name in encoder.state_dict()})
+    for layer in config.layers:
+        metric = tensors.get(f"metrics.{layer.name}")
+        if metric is None:
+            continue
+        if metric.shape != (layer.channels, layer.channels):
+            raise ModelError(f"{model.path}: metrics.{layer.name} has another shape; get the encoder again")
+        encoder.metrics[layer.name] = metric.float()
     return encoder

@@ -25,9 +25,10 @@ from torch.nn import functional
 from i2i.contracts import Array, Footprint, ImagePredictor, ImageSpec, ImageWork, Output, Runtime, Source
 from i2i.errors import UsageError
 from i2i.formats.resample import resampled
-from i2i.geometry import Region, round_up
+from i2i.geometry import Grid, Region, round_up
+from i2i_style.animation import LONGEST
 from i2i_style.colours import Colours, as_kept, luminance, with_luminance
-from i2i_style.encoder import Encoder, EncoderConfig, Layer
+from i2i_style.encoder import Encoder, EncoderConfig
 from i2i_style.encoders import find_encoder, known_layers
 from i2i_style.layers import content_layers, style_layers
 from i2i_style.losses import blended
@@ -48,6 +49,8 @@ _FRAMES = 48
 """Of an animation."""
 _KEEP_SECONDS = 30.0
 _CORE = 448
+_TRIES = 4
+"""Evaluations by which the time of all is told; the first ones take longer, for the memory is not the process's own yet."""
 _SHOWN_BYTES = 15
 """A pixel of a picture on its way to a file, or to the canvas."""
 
@@ -96,11 +99,12 @@ class GatysPredictor(ImagePredictor):
         self.encoder = encoder.to(runtime.device, _DTYPES[runtime.precision], memory_format=torch.channels_last)  # type: ignore[call-overload]
         last = encoder.config.layers[-1]
         self.footprint = Footprint(halo=last.reach, multiple_of=last.stride, channels_in=3, channels_out=3)
-        self.window_bytes = window_bytes(encoder.config, self.weights.layers, 4 if runtime.precision == "fp32" else 2)
+        self.window_bytes = window_bytes(encoder.config, 4 if runtime.precision == "fp32" else 2)
         self.device = runtime.device
         self.outputs = outputs(ImageSpec(1, 1, 3))
         self.colours: Colours | None = None
         self.optimizer, self.history = options.optimizer, HISTORY
+        self.snapshots = options.save_every > 0
         self.keep_content = True
         self._targets: dict[tuple[Path, int], dict[str, Tensor]] = {}  # of styles, by size: shared by all images of a run
         self._lock = threading.Lock()
@@ -137,7 +141,8 @@ class GatysPredictor(ImagePredictor):
         if result.held_bytes + self._least_window(spec) > room:
             needed = (result.held_bytes + self._least_window(spec) - room) / 1e9
             raise UsageError(
-                f"--memory: {spec.width} x {spec.height} pixels need {needed:.1f} GB more; give a smaller --size, or take --fast"
+                f"--memory: {spec.width} x {spec.height} pixels need {needed:.1f} GB more for each image at a time; give a "
+                "smaller --size, fewer --jobs, or take --fast"
             )
         kept = int(pixels * self._content_bytes())
         result.keep_content = result.held_bytes + kept + self._least_window(spec) <= room
@@ -195,6 +200,22 @@ class GatysPredictor(ImagePredictor):
     def stages(self, spec: ImageSpec) -> tuple[str, ...]:
         return tuple(scale.name for scale in scales_of((spec.height, spec.width), self.options))
 
+    def seconds(self, source: Source, grid: Grid) -> float:
+        """From an evaluation of one window, at all sizes."""
+        spec = source.spec
+        scales = scales_of((spec.height, spec.width), self.options)
+        size = (min(spec.height, grid.window_shape[0]), min(spec.width, grid.window_shape[1]))
+        targets = [replace(target, mask=None) for target in self._style_targets(scales[0])]
+        x = torch.full((1, 3, *size), 0.5, device=self.device)
+        tried = Objective(self.encoder, size, tiles_of(size, self.encoder.config, size), self.weights, targets, lambda _: x)
+        taken = []
+        for _ in range(_TRIES):
+            begun = time.monotonic()
+            tried(x)
+            taken.append(time.monotonic() - begun)
+        pixel = min(taken) / (size[0] * size[1])
+        return sum(scale.steps * pixel * _computed(scale, self.encoder.config, grid) for scale in scales)
+
     def run(self, stage: str, work: ImageWork) -> None:
         spec = work.source.spec
         scales = scales_of((spec.height, spec.width), self.options)
@@ -247,11 +268,12 @@ class GatysPredictor(ImagePredictor):
         framed = work.frame is not None and step % every == 0
         if not (asked or framed):
             return
-        picture = (255 * x[0]).clamp_(0, 255).round_().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
         if asked:
-            work.snapshot(step, picture)
+            work.snapshot(step, _shown(x))
         if framed and work.frame is not None:
-            work.frame(step, picture)
+            factor = min(1.0, LONGEST / max(x.shape[2:]))
+            size = [max(1, round(length * factor)) for length in x.shape[2:]]
+            work.frame(step, _shown(x if factor == 1 else functional.interpolate(x, size, mode="bilinear", antialias=True)))
 
     def _content(self, picture: Array) -> Rgb:
         """What the network is shown of the content: with ``--keep-colors luminance`` its luminance alone."""
@@ -341,18 +363,18 @@ def _weights(options: StylizeOptions, known: Sequence[str]) -> Weights:
     )
 
 
-def window_bytes(config: EncoderConfig, used: Sequence[str], size: int) -> int:
+def window_bytes(config: EncoderConfig, size: int) -> int:
     """Bytes that forward and backward take for a pixel of a window, with answers of ``size`` bytes: those kept for the way back,
-    the gradients given to the layers ``used``, those of the widest layers on the way, and what is in fp32 whatever the size."""
+    three of the widest layers on the way, and what is in fp32 whatever the size."""
+    values = [layer.channels / layer.stride**2 for layer in config.layers]
+    return int(size * (sum(values) + 3 * max(values)) + 64)
 
-    def values(layer: Layer) -> float:
-        return layer.channels / layer.stride**2
 
-    kept = sum(values(layer) for layer in config.layers)
-    pooled = sum(layer.channels_in / layer.stride**2 for layer in config.layers if layer.pooled)
-    given = sum(values(config.layer(name)) for name in used)
-    widest = max(map(values, config.layers))
-    return int(size * (kept + pooled + given + 2 * widest) + 3 * 4 * max(values(config.layer(name)) for name in used) + 64)
+def _computed(scale: Scale, config: EncoderConfig, grid: Grid) -> float:
+    """Pixels that an evaluation passes forward and back. Of several windows each is passed forward twice, a third of the work of
+    both."""
+    tiles = tiles_of(scale.size, config, grid.window_shape)
+    return sum(tile.window.area for tile in tiles) * (1 if len(tiles) == 1 else 4 / 3)
 
 
 def _shrunk(source: Source, size: tuple[int, int]) -> Array:
@@ -362,6 +384,11 @@ def _shrunk(source: Source, size: tuple[int, int]) -> Array:
         return source.read(spec.region)
     smaller = resampled(source, (size[0] / spec.height, size[1] / spec.width))
     return smaller.read(Region(0, 0, *size))
+
+
+def _shown(x: Tensor) -> Array:
+    """(1, 3, H, W) -> (H, W, 3) uint8."""
+    return (255 * x[0]).clamp_(0, 255).round_().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
 
 
 def _to_tensor(picture: npt.NDArray[np.float32]) -> Tensor:

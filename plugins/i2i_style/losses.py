@@ -1,5 +1,5 @@
 """The losses of Gatys, Ecker and Bethge, "Image Style Transfer Using Convolutional Neural Networks" (CVPR 2016), and their
-derivatives, each a function of one layer's answers F: N channels at M positions, given as (M, N).
+derivatives, each a function of one layer's answers F: N channels at M positions.
 
 Gram matrices are divided by the number of positions, so that pictures of different sizes compare; where both have the same, as in
 the paper, E_l is the paper's. The total variation is that of Mahendran and Vedaldi (2015), with beta = 2.
@@ -9,11 +9,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-
-
-def positions(values: Tensor) -> Tensor:
-    """(1, N, h, w) answers as (h * w, N) float32; without a copy where they are float32 with the channels last."""
-    return values.permute(0, 2, 3, 1).reshape(-1, values.shape[1]).float()
 
 
 def gram(values: Tensor) -> Tensor:
@@ -27,9 +22,10 @@ def style_loss(found: Tensor, wanted: Tensor) -> Tensor:
     return (found - wanted).square().mean() / 4
 
 
-def style_gradient(values: Tensor, found: Tensor, wanted: Tensor, count: float) -> Tensor:
-    """dE_l / dF = 1 / (N^2 M) (G - A) F (equation 6): (M', N), for some or all of the ``count`` = M positions that G is of."""
-    return values @ (found - wanted) / (found.numel() * count)
+def style_derivative(found: Tensor, wanted: Tensor, count: float) -> Tensor:
+    """1 / (N^2 M) (G - A), (N, N): answers F (M', N), some or all of the ``count`` = M positions that G is of, times it are
+    dE_l / dF (equation 6, where the ReLU's own derivative is left to back-propagation)."""
+    return (found - wanted) / (found.numel() * count)
 
 
 def content_loss(values: Tensor, wanted: Tensor) -> Tensor:

@@ -10,17 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from i2i.geometry import Grid, Region, Tile, make_grid
 from i2i_style.encoder import Encoder, EncoderConfig
-from i2i_style.losses import content_gradient, content_loss, positions, style_gradient, style_loss, total_variation
+from i2i_style.losses import content_gradient, content_loss, style_derivative, style_loss, total_variation
 from i2i_style.regions import pooled
 
 Reader = Callable[[Region], Tensor]
 """Gives a rectangle of a picture: (1, 3, h, w) float32, RGB in 0 .. 1, on the encoder's device."""
+_STRIP = {"cpu": 2**18}
+"""Values of a layer that are seen at once, what a core's cache holds; elsewhere all that there are."""
 
 
 @dataclass(frozen=True)
@@ -78,46 +81,82 @@ def grams_of(
     layers: Sequence[str],
     mask: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """The Gram matrices (N, N) float32 of a picture, over its positions, window by window. ``mask``: (1, 1, H, W): guided Gram
-    matrices, each answer times the mask, over the sum of its squares (Gatys et al. 2017, equation 4)."""
-    sums: dict[str, Tensor] = {}
-    counts: dict[str, float] = {}
+    """The Gram matrices (N, N) float32 of a picture, over its positions, as the encoder tells style, window by window. ``mask``:
+    (1, 1, H, W): guided Gram matrices, each answer times the mask, over the sum of its squares (Gatys et al. 2017, equation
+    4)."""
+    sums = dict.fromkeys(layers, torch.zeros(()))
+    counts = dict.fromkeys(layers, 0.0)
     for tile in tiles:
         answers = encoder(read(tile.window), layers)
-        for name, (values, weights) in _cores(encoder, answers, tile, size, mask).items():
-            part = _gram_sum(values, weights).cpu().double()
-            sums[name] = sums[name] + part if name in sums else part
-            counts[name] = counts.get(name, 0.0) + _count(values, weights)
-    return {name: (total / max(1e-9, counts[name])).float().to(_device(encoder)) for name, total in sums.items()}
+        for name in layers:
+            core = _Core.of(encoder, name, answers[name], tile, size, mask)
+            sums[name] = sums[name] + core.gram_sum()
+            counts[name] += core.count()
+    return {name: _told(encoder, name, total, counts[name]) for name, total in sums.items()}
 
 
-def _device(encoder: Encoder) -> torch.device:
+def _told(encoder: Encoder, name: str, total: Tensor, count: float) -> Tensor:
     """Sums are in float64 on the CPU, which not every device has; what is made of them goes back."""
-    return encoder.convolution("conv1_1").weight.device
+    return encoder.told(name, total / max(1e-9, count)).float().to(encoder.convolution(name).weight.device)
 
 
-def _cores(
-    encoder: Encoder, answers: Mapping[str, Tensor], tile: Tile, size: tuple[int, int], mask: Tensor | None
-) -> dict[str, tuple[Tensor, Tensor | None]]:
-    """For each layer the core's answers (M, N) and, with a mask, their weights (M, 1)."""
-    found: dict[str, tuple[Tensor, Tensor | None]] = {}
-    for name, values in answers.items():
+@dataclass(frozen=True)
+class _Core:
+    """What a core's positions answer, (h, w, N), and what they weigh, (h, w, 1), where there is a mask."""
+
+    values: Tensor
+    weights: Tensor | None
+
+    @classmethod
+    def of(
+        cls, encoder: Encoder, name: str, answers: Tensor, tile: Tile, size: tuple[int, int], mask: Tensor | None = None
+    ) -> Self:
         stride = encoder.config.layer(name).stride
-        rows, columns = core_of(values, tile, size, stride)
-        weights = None
-        if mask is not None:
-            weights = positions(pooled(mask[(..., *tile.window.slices)], stride)[..., rows, columns])
-        found[name] = (positions(values[..., rows, columns]), weights)
-    return found
+        place = core_of(answers, tile, size, stride)
+        weights = None if mask is None else _inner(pooled(mask[(..., *tile.window.slices)], stride), place)
+        return cls(_inner(answers, place), weights)
+
+    def gram_sum(self) -> Tensor:
+        """The sum over positions of F_i F_j, (N, N) float64 on the CPU: summed in the dtype of F strip by strip, then in
+        float64."""
+        total = torch.zeros((self.values.shape[2],) * 2, dtype=torch.float64)
+        for values, weights in strips(self.values, self.weights):
+            guided = values if weights is None else (values * weights).to(values.dtype)
+            flat = guided.reshape(-1, guided.shape[2])
+            total += (flat.T @ flat).cpu()
+        return total
+
+    def count(self) -> float:
+        """M; with a mask, the sum of its squares."""
+        return float(self.values[..., 0].numel()) if self.weights is None else float(self.weights.square().sum())
+
+    def add_style(self, gradient: Tensor, derivative: Tensor) -> None:
+        """F times ``derivative`` (N, N), added to ``gradient`` (h, w, N)."""
+        factors = derivative.to(self.values)
+        for values, weights, part in strips(self.values, self.weights, gradient):
+            guided = values if weights is None else (values * weights.square()).to(values.dtype)
+            part += guided @ factors
+
+    def add_content(self, gradient: Tensor, wanted: Tensor, share: float) -> float:
+        """``share`` times the derivative of the content loss, added to ``gradient``; the loss."""
+        loss = 0.0
+        for values, target, part in strips(self.values, wanted, gradient):
+            loss += float(content_loss(values.float(), target.float()))
+            part.add_(content_gradient(values, target), alpha=share)
+        return loss
 
 
-def _gram_sum(values: Tensor, weights: Tensor | None) -> Tensor:
-    guided = values if weights is None else values * weights
-    return guided.T @ guided
+def _inner(values: Tensor, place: tuple[slice, slice]) -> Tensor:
+    """(1, N, H, W) -> (h, w, N), a view."""
+    return values[0].permute(1, 2, 0)[place]
 
 
-def _count(values: Tensor, weights: Tensor | None) -> float:
-    return float(values.shape[0]) if weights is None else float(weights.square().sum())
+def strips(first: Tensor, *others: Tensor | None) -> Iterator[tuple[Any, ...]]:
+    """The tensors (h, w, .) some rows at a time: what is done with a strip stays in the processor's cache."""
+    height = first.shape[0]
+    rows = max(1, _STRIP.get(first.device.type, first.numel()) // max(1, first.numel() // max(1, height)))
+    for top in range(0, height, rows):
+        yield tuple(None if each is None else each[top : top + rows] for each in (first, *others))
 
 
 @dataclass
@@ -138,116 +177,94 @@ class Objective:
     _kept: dict[Tile, dict[str, Tensor]] = field(default_factory=dict)
     _counts: list[dict[str, float]] = field(default_factory=list)
 
+    @torch.no_grad()
     def __call__(self, x: Tensor) -> tuple[float, Tensor]:
         """x: (1, 3, H, W) float32 -> the loss, and its gradient of the same shape."""
         if not self._counts:
             self._counts = [self._positions_of(target) for target in self.targets]
         gradient = torch.zeros_like(x)
         self.terms = dict.fromkeys(("content", "style", "variation"), 0.0)
+        every = [layer.name for layer in self.encoder.config.layers]
         if len(self.tiles) == 1:
-            window, answers = self._forward(x, self.tiles[0])
-            grams = [
-                self._over_counts(
-                    k, {name: _gram_sum(*core).cpu().double() for name, core in self._style_cores(answers, k, self.tiles[0])}
-                )
-                for k in range(len(self.targets))
-            ]
-            self._backward(gradient, window, answers, self.tiles[0], grams)
+            answers = self.encoder(self._window(x, self.tiles[0]), every)
+            grams = self._grams([(self.tiles[0], answers)])
+            self._backward(gradient, x, answers, self.tiles[0], grams)
         else:
-            grams = self._grams(x)
+            style = tuple(self.weights.style)
+            grams = self._grams((tile, self.encoder(self._window(x, tile), style)) for tile in self.tiles if style)
             for tile in self.tiles:
-                window, answers = self._forward(x, tile)
-                self._backward(gradient, window, answers, tile, grams)
+                self._backward(gradient, x, self.encoder(self._window(x, tile), every), tile, grams)
         self._add_style_terms(grams)
         return sum(self.terms.values()), gradient
 
     # ------------------------------------------------------------------------------------------------------- the passes
 
-    def _forward(self, x: Tensor, tile: Tile) -> tuple[Tensor, dict[str, Tensor]]:
-        window = x[(..., *tile.window.slices)].detach().clone(memory_format=torch.channels_last).requires_grad_()
-        with torch.enable_grad():
-            return window, self.encoder(window, self.weights.layers)
+    def _window(self, x: Tensor, tile: Tile) -> Tensor:
+        return x[(..., *tile.window.slices)].contiguous(memory_format=torch.channels_last)
 
-    @torch.no_grad()
-    def _grams(self, x: Tensor) -> list[dict[str, Tensor]]:
-        """The first pass: for each target, the Gram matrices of its style layers."""
-        sums: list[dict[str, Tensor]] = [{} for _ in self.targets]
-        for tile in self.tiles if self.targets else ():
-            window = x[(..., *tile.window.slices)].contiguous(memory_format=torch.channels_last)
-            answers = self.encoder(window, tuple(self.weights.style))
-            for k, total in enumerate(sums):
-                for name, core in self._style_cores(answers, k, tile):
-                    part = _gram_sum(*core).cpu().double()
-                    total[name] = total[name] + part if name in total else part
-        return [self._over_counts(k, total) for k, total in enumerate(sums)]
+    def _grams(self, seen: Iterable[tuple[Tile, Mapping[str, Tensor]]]) -> list[dict[str, Tensor]]:
+        """For each target, the Gram matrices of its style layers."""
+        names = self.weights.style if self.targets else ()
+        sums = [dict.fromkeys(names, torch.zeros(())) for _ in self.targets]
+        for tile, answers in seen:
+            for target, total in zip(self.targets, sums, strict=True):
+                for name in names:
+                    total[name] = total[name] + self._core(name, answers, tile, target.mask).gram_sum()
+        return [
+            {name: _told(self.encoder, name, total[name], counts[name]) for name in names}
+            for total, counts in zip(sums, self._counts, strict=True)
+        ]
 
-    @torch.no_grad()
     def _backward(
-        self, gradient: Tensor, window: Tensor, answers: Mapping[str, Tensor], tile: Tile, grams: Sequence[Mapping[str, Tensor]]
+        self, gradient: Tensor, x: Tensor, answers: Mapping[str, Tensor], tile: Tile, grams: Sequence[Mapping[str, Tensor]]
     ) -> None:
         """The second pass: what the core's positions say, back to the pixels of the window, added to ``gradient``."""
-        given = {name: torch.zeros_like(values) for name, values in answers.items()}
-        for k, found in enumerate(grams):
-            for name, (values, weights) in self._style_cores(answers, k, tile):
-                derived = style_gradient(
-                    values if weights is None else values * weights.square(),
-                    found[name],
-                    self.targets[k].grams[name],
-                    self._counts[k][name],
-                )
-                self._add(given[name], tile, name, derived * (self.weights.style[name] * self.targets[k].weight))
-        self._add_content(given, answers, tile)
-        ends, starts = list(answers.values()), list(given.values())
+        content = self._content(tile)
+
+        def add(name: str, given: Tensor) -> None:
+            part = self._core(name, {name: given}, tile, None).values
+            for target, counts, found in zip(self.targets, self._counts, grams, strict=True):
+                if name in self.weights.style:
+                    derivative = style_derivative(found[name], target.grams[name], counts[name])
+                    weight = self.weights.style[name] * target.weight
+                    self._core(name, answers, tile, target.mask).add_style(part, self.encoder.told(name, weight * derivative))
+            if name in self.weights.content:
+                weight = self.weights.content[name]
+                share = weight if self.weights.summed else weight / self._size_of(name)
+                core = self._core(name, answers, tile, None)
+                self.terms["content"] += share * core.add_content(part, content[name], share)
+
+        place = (..., *tile.window.slices)
+        gradient[place] += self.encoder.backward(answers, add)
         if self.weights.variation:
-            with torch.enable_grad():
-                ends.append(self._variation(window, tile))
-            starts.append(torch.ones_like(ends[-1]))
-        torch.autograd.backward(ends, starts)
-        assert window.grad is not None
-        gradient[(..., *tile.window.slices)] += window.grad
+            gradient[place] += self._variation(x[place], tile)
 
-    def _add(self, given: Tensor, tile: Tile, name: str, derived: Tensor) -> None:
-        rows, columns = core_of(given, tile, self.size, self.encoder.config.layer(name).stride)
-        part = given[..., rows, columns]
-        part += derived.reshape(1, *part.shape[2:], -1).permute(0, 3, 1, 2).to(part.dtype)
-
-    def _add_content(self, given: Mapping[str, Tensor], answers: Mapping[str, Tensor], tile: Tile) -> None:
-        wanted = self._content(tile)
-        for name, weight in self.weights.content.items():
-            rows, columns = core_of(answers[name], tile, self.size, self.encoder.config.layer(name).stride)
-            values, target = positions(answers[name][..., rows, columns]), wanted[name].float()
-            share = weight if self.weights.summed else weight / self._size_of(name)
-            self.terms["content"] += share * float(content_loss(values, target))
-            self._add(given[name], tile, name, share * content_gradient(values, target))
+    def _core(self, name: str, answers: Mapping[str, Tensor], tile: Tile, mask: Tensor | None) -> _Core:
+        return _Core.of(self.encoder, name, answers[name], tile, self.size, mask)
 
     def _variation(self, window: Tensor, tile: Tile) -> Tensor:
+        """The gradient of the core's total variation, at the window's pixels."""
         inner = tile.core.relative_to(tile.window)
         share = self.weights.variation / (self.size[0] * self.size[1])
-        found = share * total_variation(window[..., inner.y :, inner.x :], inner.height, inner.width)
-        self.terms["variation"] += float(found.detach())
-        return found
+        with torch.enable_grad():
+            variable = window.detach().clone().requires_grad_()
+            found = share * total_variation(variable[..., inner.y :, inner.x :], inner.height, inner.width)
+            self.terms["variation"] += float(found.detach())
+            return torch.autograd.grad(found, variable)[0]
 
     # ------------------------------------------------------------------------------------------------ what stays the same
 
     def _content(self, tile: Tile) -> dict[str, Tensor]:
-        """P_l of the core: (M, N) of each content layer."""
+        """P_l of the core: (h, w, N) of each content layer."""
         if tile in self._kept:
             return self._kept[tile]
         found = {}
         if self.weights.content:
-            for name, values in self.encoder(self.content(tile.window), tuple(self.weights.content)).items():
-                rows, columns = core_of(values, tile, self.size, self.encoder.config.layer(name).stride)
-                part = values[..., rows, columns]
-                found[name] = part.permute(0, 2, 3, 1).reshape(-1, part.shape[1]).clone()
+            answers = self.encoder(self.content(tile.window), tuple(self.weights.content))
+            found = {name: self._core(name, answers, tile, None).values.clone() for name in self.weights.content}
         if self.keep:
             self._kept[tile] = found
         return found
-
-    def _style_cores(
-        self, answers: Mapping[str, Tensor], k: int, tile: Tile
-    ) -> Iterator[tuple[str, tuple[Tensor, Tensor | None]]]:
-        for name in self.weights.style:
-            yield name, _cores(self.encoder, {name: answers[name].detach()}, tile, self.size, self.targets[k].mask)[name]
 
     def _size_of(self, name: str) -> int:
         """Answers of a layer: N M."""
@@ -267,9 +284,6 @@ class Objective:
                 else max(1e-6, float(pooled(target.mask, layer.stride).cpu().double().square().sum()))
             )
         return found
-
-    def _over_counts(self, k: int, sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: (total / self._counts[k][name]).float().to(_device(self.encoder)) for name, total in sums.items()}
 
     def _add_style_terms(self, grams: Sequence[Mapping[str, Tensor]]) -> None:
         for target, found in zip(self.targets, grams, strict=True):

@@ -42,6 +42,8 @@ def parse_styles(texts: Sequence[str]) -> tuple[Style, ...]:
 
 def _parse(text: str) -> Style:
     """A file whose own name ends like a weight is taken as it is."""
+    if text == "-":
+        raise UsageError("--style -: only the input can come from stdin; give a file")
     path, colon, weight = text.rpartition(":")
     if not colon or Path(text).exists():
         return Style(Path(text))

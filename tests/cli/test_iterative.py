@@ -48,8 +48,8 @@ def test_a_dry_run_shows_the_size_and_that_the_time_is_unknown(sketch, folder):
 def test_the_result_its_frames_and_the_pictures_on_the_way(sketch, folder):
     code, _, err = sketch("in.png", "--width", "45", "--save-every", "4", "--flip", "f.npz")
     assert code == 0 and err.splitlines()[0] == "note: in.png: smaller steps: --memory is small"
-    steps = [f"in-sketch-steps/step-0000{step}.png" for step in (4, 8)]
-    assert files(folder) == ["f.npz", *steps, "in-sketch.png", "in.png"]
+    steps = [f"in-sketch.png-steps/step-0000{step}.png" for step in (4, 8)]
+    assert files(folder) == sorted(["f.npz", *steps, "in-sketch.png", "in.png"])
     np.testing.assert_array_equal(load(steps[1]), load("in-sketch.png"))
     with np.load("f.npz") as told:
         np.testing.assert_array_equal(told["frames"][[1, 3]], [load(path) for path in steps])

@@ -34,7 +34,7 @@ def test_the_report_says_what_was_done(i2i, folder):
     assert done.code == 0, done.err
     (run,) = json.loads(done.out)["runs"]
     assert run["model"] == "vgg-compact" and len(run["sha256"]) == 64 and run["exports"]["animate"] == "out.gif"
-    steps = sorted(path.name for path in (folder / "out-steps").iterdir())
+    steps = sorted(path.name for path in (folder / "out.png-steps").iterdir())
     assert steps and all(name.startswith("step-") and name.endswith(".png") for name in steps)
     with Image.open(folder / "out.gif") as animation:
         assert animation.n_frames >= 2 and animation.size == (64, 64)
@@ -99,8 +99,12 @@ def test_a_run_killed_by_the_system_goes_on_to_the_same_bytes(i2i, process, fold
         (("--style", "none.jpg"), 1, "none.jpg: no such file"),
         (("--style", STYLE, "--size", "many"), 2, "--size many"),
         (("--style", STYLE, "--fast", "--steps", "5"), 2, "--steps: belongs to the method that optimises"),
-        (("--style", STYLE, "--encoder", "vgg19"), 1, "vgg19"),
-        (("--style", STYLE, "--model", "vgg-compact"), 1, "--encoder"),
+        (("--style", STYLE, "--encoder", "vgg19"), 1, "give that file in place of the name"),
+        (("--style", STYLE, "--model", "vgg-compact"), 1, "vgg-compact is a part of a method, and has an option of its own"),
+        (("--style", STYLE, "--model", "vgg19"), 1, "models for stylize: adain"),
+        (("--style", STYLE, "--encoder", "nope"), 1, "models for stylize: vgg-compact, vgg19"),
+        (("--style", STYLE, "--strength", "0.5"), 2, "--strength: belongs to --fast"),
+        (("--style", STYLE, "--animate", "x.mp4"), 2, "x.mp4: end it with .gif"),
         (("--style", STYLE, "--mask", "none.png"), 1, "none.png: no such file"),
         (("--style", STYLE, "--mask", PHOTO, "--mask", PHOTO), 2, "--mask: 2 for 1"),
         (("--style", STYLE, "--style-layers", "conv7_1"), 2, "no layer conv7_1"),

@@ -241,7 +241,7 @@ def test_a_dry_run_tells_what_is_chosen_and_writes_nothing(folder: Path) -> None
 def test_pictures_on_the_way_are_files_beside_the_output_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with killed_after(5):
         process(folder, "a.ome.tif", save_every=2)
-    steps = folder / "a-steps"
+    steps = folder / "a.ome.tif-steps"
     assert sorted(path.name for path in steps.iterdir()) == ["step-00002.png", "step-00004.png", "step-00006.png"]
     shown = load(steps / "step-00002.png")
     assert shown.shape == (60, 90, 3) and shown.dtype == np.uint8
@@ -253,9 +253,9 @@ def test_pictures_on_the_way_are_files_beside_the_output_at_once(folder: Path, m
     process(folder, "b.tif", save_every=2)
     for step in (2, 4, 6, 8):
         name = f"step-{step:05d}.png"
-        assert (folder / "b-steps" / name).read_bytes() == (steps / name).read_bytes()
+        assert (folder / "b.tif-steps" / name).read_bytes() == (steps / name).read_bytes()
     process(folder, "c.tif", save_every=8)
-    np.testing.assert_array_equal(load(folder / "c-steps/step-00008.png"), tifffile.imread(folder / "c.tif"))
+    np.testing.assert_array_equal(load(folder / "c.tif-steps/step-00008.png"), tifffile.imread(folder / "c.tif"))
 
 
 def test_each_plane_has_pictures_of_its_own(folder: Path) -> None:
@@ -264,17 +264,40 @@ def test_each_plane_has_pictures_of_its_own(folder: Path) -> None:
     process(folder, "out.tif", save_every=8)
     result = tifffile.imread(folder / "out.tif")
     for plane in range(3):
-        np.testing.assert_array_equal(load(folder / f"out-steps/step-00008-z{plane}.png"), result[plane])
+        np.testing.assert_array_equal(load(folder / f"out.tif-steps/step-00008-z{plane}.png"), result[plane])
+
+
+def test_chosen_planes_keep_their_numbers(folder: Path) -> None:
+    tifffile.imwrite(folder / "in.tif", np.stack([PIXELS[..., 0]] * 4), photometric="minisblack", metadata={"axes": "ZYX"})
+    process(folder, "out.tif", save_every=8, run={"plane": "z=2-3"})
+    assert sorted(path.name for path in (folder / "out.tif-steps").iterdir()) == ["step-00008-z2.png", "step-00008-z3.png"]
+
+
+def test_pictures_of_another_run_are_replaced_only_when_asked(folder: Path) -> None:
+    process(folder, save_every=2)
+    (folder / "out.png").unlink()
+    with pytest.raises(OutputError, match=r"out.png-steps: holds the pictures of another run; --overwrite replaces them"):
+        process(folder, save_every=4)
+    steps = folder / "out.png-steps"
+    assert len(list(steps.iterdir())) == 4
+    process(folder, save_every=4, run={"overwrite": True})
+    assert sorted(path.name for path in steps.iterdir()) == ["step-00004.png", "step-00008.png"]
+
+
+def test_outputs_that_differ_in_their_suffix_have_pictures_of_their_own(folder: Path) -> None:
+    process(folder, "a.png", save_every=4)
+    process(folder, "a.tif", save_every=4)
+    assert sorted(path.name for path in folder.iterdir()) == ["a.png", "a.png-steps", "a.tif", "a.tif-steps", "in.tif"]
 
 
 def test_a_picture_on_the_way_replaces_no_input(folder: Path) -> None:
-    (folder / "out-steps").mkdir()
-    tone = folder / "out-steps/step-00002.png"
+    (folder / "out.png-steps").mkdir()
+    tone = folder / "out.png-steps/step-00002.png"
     with tone.open("wb") as stream:
         np.save(stream, np.zeros(3))
     before = tone.read_bytes()
     with pytest.raises(OutputError, match=r"step-00002.png: is an input"):
-        process(folder, save_every=2, tone=[str(tone)])
+        process(folder, save_every=2, tone=[str(tone)], run={"overwrite": True})
     assert tone.read_bytes() == before and not (folder / "out.png").exists()
 
 
@@ -286,7 +309,7 @@ def test_the_frames_are_those_of_the_steps_in_their_order(folder: Path) -> None:
     with np.load(folder / "out.npz") as told:
         frames = told["frames"]
     for frame, step in zip(frames, range(2, 9, 2), strict=True):
-        np.testing.assert_array_equal(frame, load(folder / f"out-steps/step-{step:05d}.png"))
+        np.testing.assert_array_equal(frame, load(folder / f"out.png-steps/step-{step:05d}.png"))
     assert not partial_folder(folder / "out.png").exists()
 
 
@@ -459,7 +482,9 @@ def test_images_side_by_side_are_those_one_after_the_other(folder: Path) -> None
         current = session(save_every=4, width=45, run={"jobs": jobs, "memory": "8GB"})
         items = batch.plan_items(current, [str(folder / "in")], str(folder / f"out{jobs}"), {})
         assert [report.status for report in batch.process(current, items)] == ["done"] * 3
-    names = [f"{number}{rest}" for number in range(3) for rest in (".png", "-steps/step-00004.png", "-steps/step-00008.png")]
+    names = [
+        f"{number}{rest}" for number in range(3) for rest in (".png", ".png-steps/step-00004.png", ".png-steps/step-00008.png")
+    ]
     for name in names:
         assert (folder / "out1" / name).read_bytes() == (folder / "out2" / name).read_bytes()
 

@@ -473,7 +473,7 @@ def test_downloaded_once(server: Server, remote: ModelCard) -> None:
 def test_offline_uses_what_is_there(server: Server, remote: ModelCard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("I2I_OFFLINE", "1")
     where = str(cached_path(remote))
-    fails(lambda: fetch(remote), "I2I_OFFLINE", server.url, remote.sha256, f"put it at {where}", "--model")
+    fails(lambda: fetch(remote), "I2I_OFFLINE", server.url, remote.sha256, f"put it at {where}", "in place of the name")
     assert not server.asked
     part(remote)
     cached_path(remote).write_bytes(server.data)

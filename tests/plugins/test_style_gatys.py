@@ -263,7 +263,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(place, tmp_path, monkeypatch, op
     assert report.blocks_reused >= 1
     assert (tmp_path / "killed.png").read_bytes() == (tmp_path / "whole.png").read_bytes()
     assert not (tmp_path / "killed.png.i2i-partial").exists()
-    whole, killed = (sorted(path.name for path in (tmp_path / f"{name}-steps").iterdir()) for name in ("whole", "killed"))
+    whole, killed = (sorted(path.name for path in (tmp_path / f"{name}.png-steps").iterdir()) for name in ("whole", "killed"))
     assert whole == killed and len(whole) == 14 // 5
 
 
@@ -309,8 +309,32 @@ def test_memory_decides_on_the_optimiser():
     small = predictor.within(spec, 12 * pixels * 8)
     assert small.optimizer == "adam" and "Adam" in small.remarks[0]
     assert tight.held_bytes <= 12 * pixels * 15 and small.held_bytes <= 12 * pixels * 8
-    with pytest.raises(UsageError, match="need .* GB more; give a smaller --size"):
+    with pytest.raises(UsageError, match="need .* GB more for each image at a time; give a smaller --size"):
         predictor.within(spec, 12 * pixels * 3)
+
+
+def test_a_dry_run_tells_stages_and_seconds(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(gatys, "SMALLEST", 40)
+    _, done = stylized(place, tmp_path)
+    given = {"style": str(place / "a.png"), "encoder": place / "small.safetensors", "precision": "fp32", "dry_run": True}
+    few, many = (i2i.run("stylize", place / "photo.png", tmp_path / "none.png", steps=steps, **given) for steps in (800, 80_000))
+    assert few.plan["stages"] == ["40px", "80px"] and few.plan["batch"] == 1 and few.plan["exact"]
+    assert 0 < few.plan["seconds"] < 1000 * max(0.1, done.seconds["compute"]) and many.plan["seconds"] > few.plan["seconds"]
+    assert not (tmp_path / "none.png").exists()
+
+
+def test_an_encoders_metrics_come_from_its_file(place, tmp_path):
+    torch.manual_seed(1)
+    encoder = gatys.Encoder(SMALL)
+    config = {"task": "stylize", "kind": "encoder", "encoder": SMALL.as_mapping()}
+    root = torch.rand((12, 12))
+    metric = (root + root.T).half().float()
+    save_model(tmp_path / "told.safetensors", encoder.state_dict() | {"metrics.conv2_1": metric}, config)
+    found = find_encoder(str(tmp_path / "told.safetensors"), ("conv2_1",)).encoder
+    assert list(found.metrics) == ["conv2_1"] and torch.equal(found.metrics["conv2_1"], metric)
+    save_model(tmp_path / "bad.safetensors", encoder.state_dict() | {"metrics.conv2_1": metric[:5]}, config)
+    with pytest.raises(ModelError, match=r"metrics.conv2_1 has another shape"):
+        find_encoder(str(tmp_path / "bad.safetensors"), ("conv2_1",))
 
 
 def test_layers():

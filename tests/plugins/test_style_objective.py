@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from i2i.geometry import Region
 from i2i_style.encoder import COMPACT, VGG19, Encoder, EncoderConfig, load_torchvision, normalized
-from i2i_style.losses import blended, content_gradient, content_loss, gram, style_gradient, style_loss, total_variation
+from i2i_style.losses import blended, content_gradient, content_loss, gram, style_derivative, style_loss, total_variation
 from i2i_style.objective import Objective, StyleTarget, Weights, grams_of, tiles_of
 
 WEIGHTS = Path(__file__).parents[3] / "shared/weights/vgg19_features_conv1_1-conv3_4.safetensors"
@@ -84,7 +84,7 @@ def test_each_formula_is_the_derivative_of_its_loss():
     values = torch.rand((50, 6), generator=random, dtype=torch.float64, requires_grad=True)
     wanted = gram(torch.rand((9, 6), generator=random, dtype=torch.float64))
     (auto,) = torch.autograd.grad(style_loss(gram(values), wanted), values)
-    assert torch.allclose(auto, style_gradient(values.detach(), gram(values.detach()), wanted, 50), atol=1e-12)
+    assert torch.allclose(auto, values.detach() @ style_derivative(gram(values.detach()), wanted, 50), atol=1e-12)
     target = torch.rand((50, 6), generator=random, dtype=torch.float64)
     (auto,) = torch.autograd.grad(content_loss(values, target), values)
     assert torch.allclose(auto, content_gradient(values.detach(), target))
@@ -110,8 +110,8 @@ def test_one_blended_matrix_has_the_gradient_of_several_styles():
     random = torch.Generator().manual_seed(2)
     values = torch.rand((40, 5), generator=random)
     grams, shares = [torch.rand((5, 5), generator=random) for _ in range(3)], [0.5, 0.3, 0.2]
-    several = sum(share * style_gradient(values, gram(values), each, 40) for share, each in zip(shares, grams, strict=True))
-    assert torch.allclose(several, style_gradient(values, gram(values), blended(grams, shares), 40), atol=1e-6)
+    several = sum(share * style_derivative(gram(values), each, 40) for share, each in zip(shares, grams, strict=True))
+    assert torch.allclose(several, style_derivative(gram(values), blended(grams, shares), 40), atol=1e-6)
 
 
 @settings(max_examples=15, deadline=None)
@@ -157,6 +157,55 @@ def test_a_guided_gradient_is_that_of_the_formulas():
     (auto,) = torch.autograd.grad(wanted, variable)
     assert loss == pytest.approx(float(wanted.detach()), rel=1e-4) and relative(gradient, auto) < 1e-4
     assert float(gradient[..., 60:, 90:].abs().max()) == 0
+
+
+def test_a_metric_of_the_encoder_is_in_the_loss_and_its_gradient():
+    net = encoder(SMALL)
+    root = torch.rand((12, 12), generator=torch.Generator().manual_seed(3))
+    net.metrics["conv2_1"] = root + root.T
+    weights = Weights({"conv2_2": 0.3}, {"conv1_1": 1.0, "conv2_1": 2.0})
+    x, style = picture(64, 80, 3), picture(40, 50, 4)
+    size = (40, 50)
+    target = StyleTarget(grams_of(net, reader(style), size, tiles_of(size, net.config, (999, 999)), tuple(weights.style)))
+    variable = x.clone().requires_grad_()
+    found, wanted, content = (net(image, weights.layers) for image in (variable, style, x))
+    difference = {name: gram(found[name])[0] - gram(wanted[name])[0] for name in weights.style}
+    difference["conv2_1"] = net.metrics["conv2_1"] @ difference["conv2_1"] @ net.metrics["conv2_1"]
+    direct = sum(weight * difference[name].square().mean() / 4 for name, weight in weights.style.items())
+    direct = direct + 0.3 * (found["conv2_2"] - content["conv2_2"]).square().mean() / 2
+    (auto,) = torch.autograd.grad(direct, variable)
+    for window in (10**6, 40):
+        loss, gradient = objective(net, x, window, weights, [target], x)(x)
+        assert loss == pytest.approx(float(direct.detach()), rel=1e-5) and relative(gradient, auto) < 1e-4
+
+
+@pytest.mark.parametrize("pooling", ["avg", "max"])
+def test_back_propagation_by_hand_is_autograds(pooling):
+    """Over odd sizes, down to one pixel; all layers say something."""
+    net = encoder(EncoderConfig(SMALL.blocks, pooling)).double()
+    names = [layer.name for layer in net.config.layers]
+    for height, width in ((1, 1), (1, 7), (5, 2), (13, 18)):
+        x = torch.rand((1, 3, height, width), dtype=torch.float64, requires_grad=True)
+        answers = net(x, names)
+        given = {name: torch.randn_like(values) for name, values in answers.items()}
+        total = sum((values * given[name]).sum() for name, values in answers.items())
+        (auto,) = torch.autograd.grad(total, x)
+
+        def add(name, gradient, given=given):
+            gradient += given[name]
+
+        with torch.no_grad():
+            found = net.backward({name: values.detach() for name, values in answers.items()}, add)
+        assert relative(found, auto.float()) < 1e-6
+
+
+def test_in_bf16_the_gradient_is_nearly_that_of_fp32():
+    net, weights = encoder(SMALL), Weights({"conv3_1": 1.0}, {"conv1_1": 5.0, "conv2_1": 5.0})
+    x, content = picture(70, 90, 1), picture(70, 90, 2)
+    targets = targets_of(net, weights)
+    loss, gradient = objective(net, x, 999, weights, targets, content)(x)
+    half_loss, half = objective(net.to(torch.bfloat16), x, 999, weights, targets, content)(x)
+    assert half_loss == pytest.approx(loss, rel=0.02) and relative(half, gradient) < 0.05
 
 
 def test_a_halo_that_is_too_small_is_seen():
