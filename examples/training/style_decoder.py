@@ -12,14 +12,13 @@ run goes on when the command is repeated.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from style_pictures import crop, load_images, show
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -34,28 +33,6 @@ from i2i_style.encoders import find_encoder
 from i2i_style.losses import gram
 
 STYLE = ("conv1_1", "conv2_1", "conv3_1", "conv3_4", "conv4_1")
-
-
-def load_images(folders: Sequence[Path], left_out: Sequence[str], longest: int) -> list[Tensor]:
-    """(3, H, W) uint8 RGB of all pictures in folders, at most ``longest`` pixels on their longer side."""
-    paths = [path for folder in folders for path in sorted(folder.rglob("*")) if path.suffix.lower() in (".jpg", ".jpeg", ".png")]
-    images = []
-    for path in paths:
-        if path.name not in left_out:
-            picture = Image.open(path).convert("RGB")
-            picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
-            images.append(torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous())
-    return images
-
-
-def crop(image: Tensor, side: int, largest: float, random: np.random.Generator) -> Tensor:
-    """(1, 3, side, side) in 0 .. 1, of a square up to ``largest`` times as large, mirrored or not."""
-    shortest = min(image.shape[1:])
-    taken = max(1, int(min(shortest, side * random.uniform(1, largest))))
-    y, x = (int(random.integers(length - taken + 1)) for length in image.shape[1:])
-    piece = image[None, :, y : y + taken, x : x + taken].float() / 255
-    piece = functional.interpolate(piece, (side, side), mode="bilinear", antialias=True)
-    return piece.flip(-1) if random.random() < 0.5 else piece
 
 
 def recoloured(piece: Tensor, random: np.random.Generator) -> Tensor:
@@ -180,11 +157,6 @@ def make(options: argparse.Namespace) -> None:
 
 def picture(image: Tensor) -> np.ndarray:
     return np.rint(255 * image.float().clamp(0, 1).permute(1, 2, 0).numpy()).astype(np.uint8)
-
-
-def show(step: int, steps: int, values: Mapping[str, float]) -> None:
-    if step % 50 == 0 or "goodness" in values:
-        print(step, steps, {name: round(value, 4) for name, value in values.items()}, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

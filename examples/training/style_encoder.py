@@ -13,15 +13,14 @@ A killed run goes on when the command is repeated. """
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from scipy.linalg import qr
+from style_pictures import crop, load_images, show
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -35,35 +34,16 @@ SHALLOW = tuple(layer.name for layer in COMPACT.upto(["conv3_4"]).layers)
 LAST, DEEP = SHALLOW[-1], "conv4_1"
 
 
-def load_images(folders: Sequence[Path], left_out: Sequence[str], longest: int = 512) -> list[Tensor]:
-    """(3, H, W) uint8 RGB of all pictures in folders, at most ``longest`` pixels on their longer side."""
-    paths = [path for folder in folders for path in sorted(folder.rglob("*")) if path.suffix.lower() in (".jpg", ".jpeg", ".png")]
-    images = []
-    for path in paths:
-        if path.name not in left_out:
-            picture = Image.open(path).convert("RGB")
-            picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
-            images.append(torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous())
-    return images
-
-
 def crops(images: Sequence[Tensor], side: int, size: int, step: int) -> tuple[Tensor]:
     """(size, 3, side, side) in 0 .. 1: mirrored, shrunk by up to two, with other colours for some."""
     random = np.random.default_rng((7, step))
     batch = []
     for _ in range(size):
-        image = images[random.integers(len(images))]
-        largest = min(image.shape[1:])
-        taken = int(min(largest, side * random.uniform(1, 2)))
-        y, x = (int(random.integers(length - taken + 1)) for length in image.shape[1:])
-        crop = functional.interpolate(
-            image[None, :, y : y + taken, x : x + taken].float() / 255, (side, side), mode="bilinear", antialias=True
-        )
-        crop = crop.flip(-1) if random.random() < 0.5 else crop
+        piece = crop(images[random.integers(len(images))], side, 2, random)
         if random.random() < 0.3:
             mixed = torch.from_numpy(random.dirichlet((1.0, 1.0, 1.0), 3)).float()
-            crop = torch.einsum("ij,njhw->nihw", mixed, crop) ** random.uniform(0.6, 1.6)
-        batch.append(crop)
+            piece = torch.einsum("ij,njhw->nihw", mixed, piece) ** random.uniform(0.6, 1.6)
+        batch.append(piece)
     return (torch.cat(batch),)
 
 
@@ -176,7 +156,7 @@ def main() -> None:
 
 def make(options: argparse.Namespace) -> None:
     """Train, and write the model."""
-    images = load_images(options.images, options.leave_out)
+    images = load_images(options.images, options.leave_out, 512)
     teacher = normalized(read_vgg19(options.vgg19), scaled(images))
     teacher.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     student = Student()
@@ -221,11 +201,6 @@ def read_vgg19(path: Path) -> Encoder:
 
 def scaled(images: Sequence[Tensor]) -> Iterator[Tensor]:
     return (image[None].float() / 255 for image in images)
-
-
-def show(step: int, steps: int, values: Mapping[str, float]) -> None:
-    if step % 50 == 0 or "agreement" in values:
-        print(step, steps, {name: round(value, 4) for name, value in values.items()}, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
