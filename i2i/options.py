@@ -150,7 +150,9 @@ class ScheduleOptions:
     optimizer: str = option("adamw", help="sgd is the papers'", choices=("adamw", "sgd"), panel=SCHEDULE)
     momentum: float = option(0.9, help="of sgd", panel=SCHEDULE, minimum=0)
     weight_decay: float = option(1e-4, help="pull of the weights to 0", panel=SCHEDULE, minimum=0)
-    schedule: str = option("cosine", help="of the learning rate", choices=("cosine", "poly", "step", "constant"), panel=SCHEDULE)
+    schedule: str = option(
+        "cosine", help="of the learning rate", choices=("cosine", "poly", "step", "constant", "linear"), panel=SCHEDULE
+    )
     warmup: int = option(100, help="steps until the learning rate is reached", panel=SCHEDULE, minimum=0)
     average: float = option(0.995, help="decay of the average of weights that is kept; 0: none", panel=SCHEDULE, minimum=0)
     patience: int = option(

@@ -25,14 +25,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from i2i.backends import autocast
 from i2i.errors import TrainingError
 from i2i.models import load_checkpoint, save_checkpoint
+from i2i.training.adversary import Adversary, Batch, Losses, Opponent
 from i2i.training.group import Group
 from i2i.training.record import Record
 from i2i.training.schedule import Schedule
 
 _SAMPLES = "samples"
 _LARGEST_GRADIENT = 10.0
-Batch = tuple[Tensor, ...]
-Losses = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,8 @@ class Loop:
     possible. ``sheet(network, path)``: writes a picture of samples at each validation. ``identity``: settings by name (numbers,
     text) that make the run what it is, its data's digest among them; a resumed run must have the same. The schedule's ``steps``
     and ``rate`` are left out of it, so that a diverged run can go on more slowly, and a finished one longer. ``header``: kept in
-    the checkpoint, so that it tells what network it holds. ``group``: the processes that train together.
+    the checkpoint, so that it tells what network it holds. ``group``: the processes that train together. ``adversary``: where
+    there is one, its losses take the place of ``losses``; it trains in one process.
     """
 
     network: nn.Module
@@ -62,6 +62,7 @@ class Loop:
     sheet: Callable[[nn.Module, Path], None] | None = None
     tensorboard: bool = False
     group: Group = field(default_factory=Group)
+    adversary: Adversary | None = None
 
 
 @dataclass
@@ -78,6 +79,7 @@ class State:
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     waited: int = 0
     seconds: float = 0.0
+    opponent: Opponent | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -91,7 +93,7 @@ class State:
             "best_weights": self.best_weights,
             "waited": self.waited,
             "seconds": self.seconds,
-        }
+        } | ({"opponent": self.opponent.as_dict()} if self.opponent else {})
 
     def restore(self, saved: Mapping[str, Any], path: Path) -> None:
         """Go on from the checkpoint ``saved``, which ``path`` holds. Raises ``TrainingError`` when it is of another run."""
@@ -102,6 +104,8 @@ class State:
             self.optimizer.load_state_dict(saved["optimizer"])
             self.step, self.best, self.waited = saved["step"], saved["best"], saved["waited"]
             self.best_weights, self.seconds = saved["best_weights"], saved["seconds"]
+            if self.opponent:
+                self.opponent.restore(saved["opponent"])
         except (RuntimeError, ValueError, KeyError) as error:
             raise TrainingError(f"{path}: of another network; {_CURE}") from error
 
@@ -125,7 +129,13 @@ def _new_state(loop: Loop) -> State:
     network = network.to(loop.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     decay = get_ema_multi_avg_fn(loop.schedule.average)  # type: ignore[no-untyped-call]
     averaged = AveragedModel(network, multi_avg_fn=decay, use_buffers=True)
-    return State(network, averaged, loop.schedule.make_optimizer(network), loop.identity, loop.header)
+    state = State(network, averaged, loop.schedule.make_optimizer(network), loop.identity, loop.header)
+    if loop.adversary:
+        if loop.group.size > 1:
+            raise TrainingError("a network with an adversary trains in one process; start it without torchrun")
+        opponent = loop.adversary.network.to(loop.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        state.opponent = Opponent(opponent, loop.schedule.make_optimizer(opponent))
+    return state
 
 
 # ---------------------------------------------------------------------------------------------------------------- a step
@@ -134,21 +144,48 @@ def _new_state(loop: Loop) -> State:
 def _take_step(loop: Loop, state: State, trained: nn.Module, batch: Batch) -> dict[str, float]:
     """``trained``: the state's network, as the processes share it."""
     rate = loop.schedule.rate * loop.schedule.factor(state.step)
-    for group in state.optimizer.param_groups:
-        group["lr"] = rate
     images = batch[0].to(loop.device, memory_format=torch.channels_last)
+    placed = (images, *(part.to(loop.device) for part in batch[1:]))
     torch.manual_seed(_seed(loop, state.step))  # of drop-out
     trained.train()
+    opposed: dict[str, float] = {}
     with autocast(loop.device, loop.precision):
-        losses = loop.losses(trained, (images, *(part.to(loop.device) for part in batch[1:])))
-    total = torch.stack(list(losses.values())).sum()
-    state.optimizer.zero_grad(set_to_none=True)
-    total.backward()  # type: ignore[no-untyped-call]
-    norm = float(nn.utils.clip_grad_norm_(state.network.parameters(), _LARGEST_GRADIENT))
-    _check_finite(loop, state, float(total.detach()), norm)
-    state.optimizer.step()
+        if loop.adversary and state.opponent:
+            made = trained(images)
+            opposed = _oppose(loop, loop.adversary, state, state.opponent, placed, made.detach(), rate)
+            losses = loop.adversary.judges(state.opponent.network, placed, made)
+        else:
+            losses = loop.losses(trained, placed)
+    total = _descend(loop, state, state.network, state.optimizer, losses, rate)
     state.averaged.update_parameters(state.network)
-    return {name: float(value.detach()) for name, value in losses.items()} | {"loss": float(total.detach()), "rate": rate}
+    return {name: float(value.detach()) for name, value in losses.items()} | opposed | {"loss": total, "rate": rate}
+
+
+def _oppose(
+    loop: Loop, adversary: Adversary, state: State, opponent: Opponent, batch: Batch, made: Tensor, rate: float
+) -> dict[str, float]:
+    """The adversary's step. Its weights have no gradients in what follows, the network's step."""
+    opponent.network.train().requires_grad_(True)
+    losses = adversary.learns(opponent.network, batch, made)
+    with torch.autocast(loop.device.split(":")[0], enabled=False):
+        _descend(loop, state, opponent.network, opponent.optimizer, losses, rate)
+    opponent.network.requires_grad_(False)
+    return {name: float(value.detach()) for name, value in losses.items()}
+
+
+def _descend(
+    loop: Loop, state: State, network: nn.Module, optimizer: torch.optim.Optimizer, losses: Losses, rate: float
+) -> float:
+    """A step down the sum of the losses, which is returned."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    total = torch.stack(list(losses.values())).sum()
+    optimizer.zero_grad(set_to_none=True)
+    total.backward()  # type: ignore[no-untyped-call]
+    norm = float(nn.utils.clip_grad_norm_(network.parameters(), _LARGEST_GRADIENT))
+    _check_finite(loop, state, float(total.detach()), norm)
+    optimizer.step()
+    return float(total.detach())
 
 
 def _seed(loop: Loop, step: int) -> int:

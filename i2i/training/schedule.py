@@ -17,9 +17,11 @@ CURVES: dict[str, Callable[[float], float]] = {
     "poly": lambda done: (1 - done) ** 0.9,
     "step": lambda done: 0.1 ** math.floor(3 * min(done, 0.999)),
     "constant": lambda done: 1.0,
+    "linear": lambda done: min(1.0, 2 * (1 - done)),
 }
 """The share of the learning rate after a share ``done`` of the steps, 0 .. 1. ``cosine``: half a cosine to 0 (Loshchilov and
-Hutter 2017); ``poly``: falls to 0 with the power 0.9 (Chen et al. 2017, DeepLab); ``step``: a tenth after each third."""
+Hutter 2017); ``poly``: falls to 0 with the power 0.9 (Chen et al. 2017, DeepLab); ``step``: a tenth after each third;
+``linear``: constant for half of the steps, then down to 0 (Isola et al. 2017, their code)."""
 
 OPTIMIZERS = ("adamw", "sgd")
 
@@ -29,8 +31,8 @@ class Schedule:
     """``steps`` of an optimiser: the learning rate rises linearly for ``warmup`` steps to ``rate``, then follows ``curve``.
 
     ``optimizer``: ``adamw`` (Loshchilov and Hutter 2019), or ``sgd`` with ``momentum`` (0.99 in Ronneberger et al. 2015).
-    ``average``: decay of the exponential average of the weights, which is what is validated and kept; 0 keeps the weights
-    themselves. ``patience``: validations without a better one after which training stops; 0 never stops early.
+    ``betas``: of ``adamw``. ``average``: decay of the exponential average of the weights, which is what is validated and kept; 0
+    keeps the weights themselves. ``patience``: validations without a better one after which training stops; 0 never stops early.
     """
 
     steps: int
@@ -42,6 +44,7 @@ class Schedule:
     optimizer: str = "adamw"
     momentum: float = 0.9
     patience: int = 0
+    betas: tuple[float, float] = (0.9, 0.999)
 
     @staticmethod
     def of(options: ScheduleOptions) -> Schedule:
@@ -62,7 +65,7 @@ class Schedule:
         parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         if self.optimizer == "sgd":
             return torch.optim.SGD(parameters, lr=self.rate, momentum=self.momentum, weight_decay=self.weight_decay)
-        return torch.optim.AdamW(parameters, lr=self.rate, weight_decay=self.weight_decay)
+        return torch.optim.AdamW(parameters, lr=self.rate, betas=self.betas, weight_decay=self.weight_decay)
 
 
 def check_schedule(options: ScheduleOptions, batch: int, processes: int) -> None:
