@@ -81,8 +81,9 @@ def test_its_step_is_that_of_its_own_losses(tmp_path: Path) -> None:
     assert state.opponent is not None
     for name, value in twin.adversary.network.state_dict().items():
         found = state.opponent.network.state_dict()[name]
-        if "running" not in name and "num" not in name:  # it sees what was made once more, to judge it
-            assert torch.allclose(found, value, atol=1e-6), name
+        counted = "running" in name or "num" in name  # it sees what was made once more, to judge it
+        idle = name == "0.bias"  # a normalisation comes after it: its gradient is rounding
+        assert counted or idle or torch.allclose(found, value, atol=1e-6), name
 
 
 def _first_seed() -> int:
