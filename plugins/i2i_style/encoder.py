@@ -15,7 +15,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.grad import conv2d_input
 
 from i2i.errors import ModelError, UsageError
 
@@ -85,20 +84,16 @@ class EncoderConfig:
 
 VGG19 = EncoderConfig(((64, 64), (128, 128), (256,) * 4, (512,) * 4, (512,) * 4))
 """Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition" (2014), table 1, column E."""
-COMPACT = EncoderConfig(((32, 32), (64, 64), (160, 128, 128, 128), (256,)))
-"""The bundled encoder: about half the channels of VGG-19, up to conv4_1."""
+COMPACT = EncoderConfig(((32, 32), (64, 64), (128,) * 4, (256,)))
+"""The bundled encoder: half the channels of VGG-19, up to conv4_1."""
 
 
 class Encoder(nn.Module):
-    """The convolutions of ``config``, from random weights (He et al. 2015) until some are loaded.
-
-    ``metrics``: of an encoder that was distilled from another: for each layer a symmetric matrix W (N, N), float32 on the CPU,
-    such that the loss between Gram matrices W G W is that between the teacher's. Where there is none, W is the identity."""
+    """The convolutions of ``config``, from random weights (He et al. 2015) until some are loaded."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.metrics: dict[str, Tensor] = {}
         self.convolutions = nn.ModuleDict(
             {layer.name: nn.Conv2d(layer.channels_in, layer.channels, 3, padding=1) for layer in config.layers}
         )
@@ -145,21 +140,18 @@ class Encoder(nn.Module):
             values = answers[layer.name]
             gradient = torch.zeros_like(values) if gradient is None else gradient
             add(layer.name, gradient)
-            gradient.mul_(values > 0)
-            height, width = values.shape[2:]
-            shape = (len(values), layer.channels_in, height, width)
-            gradient = conv2d_input(shape, self.convolution(layer.name).weight, gradient, padding=1)  # type: ignore[no-untyped-call]
+            torch.ops.aten.threshold_backward.grad_input(gradient, values, 0, grad_input=gradient)  # of the ReLU, in place
+            gradient = _transposed(self.convolution(layer.name).weight, gradient)
             if before is not None and layer.pooled:
                 gradient = pool_backward(gradient, answers[before.name], self.config.pooling)
         assert gradient is not None
         return gradient.float() / self.std  # type: ignore[operator]
 
-    def told(self, name: str, grams: Tensor) -> Tensor:
-        """Of Gram matrices (N, N) or (B, N, N) of a layer, or differences of them: what style is told by, W G W."""
-        if name not in self.metrics:
-            return grams
-        metric = self.metrics[name].to(grams)
-        return metric @ grams @ metric
+
+def _transposed(weight: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient at what a 3 x 3 convolution sees, itself such a convolution: turned round, and from its answers."""
+    turned = weight.flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last)
+    return functional.conv2d(gradient, turned, padding=1)
 
 
 def pool(values: Tensor, pooling: Pooling) -> Tensor:
@@ -213,37 +205,28 @@ def _numbers(config: EncoderConfig) -> Iterator[int]:
         number += 2
 
 
+@torch.no_grad()
 def normalized(encoder: Encoder, images: Iterable[Tensor]) -> Encoder:
     """The encoder itself, its weights scaled so that each filter's mean answer over ``images`` (each (1, 3, H, W), RGB in 0 .. 1)
-    and all positions is one (section 2 of the paper)."""
-    return divided(encoder, mean_answers(encoder, images))
-
-
-@torch.no_grad()
-def mean_answers(encoder: Encoder, images: Iterable[Tensor]) -> dict[str, Tensor]:
-    """Of each layer the mean answer (N,) of its filters, over images and positions; not less than a share of the layer's."""
-    layers = encoder.config.layers
-    sums = {layer.name: torch.zeros(layer.channels, dtype=torch.float64) for layer in layers}
-    counts = dict.fromkeys(sums, 0)
+    and all positions is one (section 2 of the paper). Each layer undoes the factors of the one before it."""
+    names = [layer.name for layer in encoder.config.layers]
+    sums, counts = (
+        {name: torch.zeros(encoder.config.layer(name).channels, dtype=torch.float64) for name in names},
+        dict.fromkeys(names, 0),
+    )
     for image in images:
-        for name, values in encoder(image, sums.keys()).items():
+        for name, values in encoder(image, names).items():
             sums[name] += values.double().sum((0, 2, 3)).cpu()
             counts[name] += values.shape[0] * values.shape[2] * values.shape[3]
-    means = {name: (total / max(1, counts[name])).float() for name, total in sums.items()}
-    return {name: mean.clamp_min(_LEAST * float(mean.mean()) or 1.0) for name, mean in means.items()}
-
-
-@torch.no_grad()
-def divided(encoder: Encoder, by: Mapping[str, Tensor]) -> Encoder:
-    """The encoder itself, its weights scaled so that each layer's answers are what they were over ``by`` (N,): each layer undoes
-    the factors of the one before it."""
     before: Tensor | None = None
-    for layer in encoder.config.layers:
-        convolution, factors = encoder.convolution(layer.name), by[layer.name]
+    for name in names:
+        mean = (sums[name] / max(1, counts[name])).float()
+        mean = mean.clamp_min(_LEAST * float(mean.mean()) or 1.0)
+        convolution = encoder.convolution(name)
         if before is not None:
-            convolution.weight *= before.to(convolution.weight)[None, :, None, None]
-        convolution.weight /= factors.to(convolution.weight)[:, None, None, None]
+            convolution.weight.data *= before.to(convolution.weight)[None, :, None, None]
+        convolution.weight.data /= mean.to(convolution.weight)[:, None, None, None]
         assert convolution.bias is not None
-        convolution.bias /= factors.to(convolution.bias)
-        before = factors
+        convolution.bias.data /= mean.to(convolution.bias)
+        before = mean
     return encoder

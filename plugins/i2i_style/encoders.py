@@ -117,11 +117,4 @@ def _own(model: Model, config: EncoderConfig) -> Encoder:
         if given is None or given.shape != own.shape:
             raise ModelError(f"{model.path}: {name} is missing or has another shape; get the encoder again")
     encoder.load_state_dict({name: tensors[name].float() for name in encoder.state_dict()})
-    for layer in config.layers:
-        metric = tensors.get(f"metrics.{layer.name}")
-        if metric is None:
-            continue
-        if metric.shape != (layer.channels, layer.channels):
-            raise ModelError(f"{model.path}: metrics.{layer.name} has another shape; get the encoder again")
-        encoder.metrics[layer.name] = metric.float()
     return encoder

@@ -22,7 +22,7 @@ from i2i_style.regions import pooled
 
 Reader = Callable[[Region], Tensor]
 """Gives a rectangle of a picture: (1, 3, h, w) float32, RGB in 0 .. 1, on the encoder's device."""
-_STRIP = {"cpu": 2**18}
+_STRIP = {"cpu": 2**20}
 """Values of a layer that are seen at once, what a core's cache holds; elsewhere all that there are."""
 
 
@@ -81,7 +81,7 @@ def grams_of(
     layers: Sequence[str],
     mask: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """The Gram matrices (N, N) float32 of a picture, over its positions, as the encoder tells style, window by window. ``mask``:
+    """The Gram matrices (N, N) float32 of a picture, over its positions, window by window. ``mask``:
     (1, 1, H, W): guided Gram matrices, each answer times the mask, over the sum of its squares (Gatys et al. 2017, equation
     4)."""
     sums = dict.fromkeys(layers, torch.zeros(()))
@@ -92,12 +92,12 @@ def grams_of(
             core = _Core.of(encoder, name, answers[name], tile, size, mask)
             sums[name] = sums[name] + core.gram_sum()
             counts[name] += core.count()
-    return {name: _told(encoder, name, total, counts[name]) for name, total in sums.items()}
+    return {name: _mean(encoder, name, total, counts[name]) for name, total in sums.items()}
 
 
-def _told(encoder: Encoder, name: str, total: Tensor, count: float) -> Tensor:
+def _mean(encoder: Encoder, name: str, total: Tensor, count: float) -> Tensor:
     """Sums are in float64 on the CPU, which not every device has; what is made of them goes back."""
-    return encoder.told(name, total / max(1e-9, count)).float().to(encoder.convolution(name).weight.device)
+    return (total / max(1e-9, count)).float().to(encoder.convolution(name).weight.device)
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ class Objective:
                 for name in names:
                     total[name] = total[name] + self._core(name, answers, tile, target.mask).gram_sum()
         return [
-            {name: _told(self.encoder, name, total[name], counts[name]) for name in names}
+            {name: _mean(self.encoder, name, total[name], counts[name]) for name in names}
             for total, counts in zip(sums, self._counts, strict=True)
         ]
 
@@ -227,7 +227,7 @@ class Objective:
                 if name in self.weights.style:
                     derivative = style_derivative(found[name], target.grams[name], counts[name])
                     weight = self.weights.style[name] * target.weight
-                    self._core(name, answers, tile, target.mask).add_style(part, self.encoder.told(name, weight * derivative))
+                    self._core(name, answers, tile, target.mask).add_style(part, weight * derivative)
             if name in self.weights.content:
                 weight = self.weights.content[name]
                 share = weight if self.weights.summed else weight / self._size_of(name)

@@ -61,10 +61,7 @@ class Criterion:
             weight * content_loss(found[name], wanted[name].float()) / found[name].numel()
             for name, weight in self.content_layers.items()
         ]
-        style = [
-            weight * style_loss(self.encoder.told(name, gram(found[name])), self.style[name])
-            for name, weight in self.style_layers.items()
-        ]
+        style = [weight * style_loss(gram(found[name]), self.style[name]) for name, weight in self.style_layers.items()]
         variation = total_variation(result, *result.shape[-2:]) / (result.numel() // 3)
         terms = (torch.stack(content).sum(), torch.stack(style).sum(), variation)
         return {
@@ -77,7 +74,7 @@ def _criterion(options: TrainOptions, found: FoundEncoder, picture: Tensor, run:
     content, style = content_layers("auto", known), style_layers("auto", known)
     encoder = found.encoder.to(run.device)
     with torch.no_grad():
-        grams = {name: encoder.told(name, gram(answers)[0]) for name, answers in encoder(picture.to(run.device), style).items()}
+        grams = {name: gram(answers)[0] for name, answers in encoder(picture.to(run.device), style).items()}
     dtype = torch.bfloat16 if run.precision == "bf16" else torch.float32
     encoder = encoder.to(dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Criterion(encoder, grams, content, style, (options.content_weight, options.style_weight, options.tv))

@@ -27,7 +27,7 @@ class _StyleOptions:
         panel=LOSS,
     )
     content_weight: float = option(1.0, help="how much the content counts", panel=LOSS, minimum=0)
-    style_weight: float = option(100.0, help="how much the style counts", panel=LOSS, minimum=0)
+    style_weight: float = option(25.0, help="how much the style counts", panel=LOSS, minimum=0)
     tv: float = option(1.0, help="weight of the total variation, which makes it smoother", panel=LOSS, minimum=0)
 
 
@@ -35,6 +35,6 @@ class _StyleOptions:
 class TrainOptions(ScheduleOptions, _StyleOptions):
     """``i2i train stylize``. Its options are in the order of the last base first."""
 
-    steps: int = option(3000, help="batches to train on; --resume with more goes on longer", panel=SCHEDULE, minimum=1)
+    steps: int = option(2400, help="batches to train on; --resume with more goes on longer", panel=SCHEDULE, minimum=1)
     batch: int = option(4, help="crops in a batch, of all processes together", panel=SCHEDULE, minimum=1)
     weight_decay: float = option(0.0, help="pull of the weights to 0", panel=SCHEDULE, minimum=0)

@@ -159,26 +159,6 @@ def test_a_guided_gradient_is_that_of_the_formulas():
     assert float(gradient[..., 60:, 90:].abs().max()) == 0
 
 
-def test_a_metric_of_the_encoder_is_in_the_loss_and_its_gradient():
-    net = encoder(SMALL)
-    root = torch.rand((12, 12), generator=torch.Generator().manual_seed(3))
-    net.metrics["conv2_1"] = root + root.T
-    weights = Weights({"conv2_2": 0.3}, {"conv1_1": 1.0, "conv2_1": 2.0})
-    x, style = picture(64, 80, 3), picture(40, 50, 4)
-    size = (40, 50)
-    target = StyleTarget(grams_of(net, reader(style), size, tiles_of(size, net.config, (999, 999)), tuple(weights.style)))
-    variable = x.clone().requires_grad_()
-    found, wanted, content = (net(image, weights.layers) for image in (variable, style, x))
-    difference = {name: gram(found[name])[0] - gram(wanted[name])[0] for name in weights.style}
-    difference["conv2_1"] = net.metrics["conv2_1"] @ difference["conv2_1"] @ net.metrics["conv2_1"]
-    direct = sum(weight * difference[name].square().mean() / 4 for name, weight in weights.style.items())
-    direct = direct + 0.3 * (found["conv2_2"] - content["conv2_2"]).square().mean() / 2
-    (auto,) = torch.autograd.grad(direct, variable)
-    for window in (10**6, 40):
-        loss, gradient = objective(net, x, window, weights, [target], x)(x)
-        assert loss == pytest.approx(float(direct.detach()), rel=1e-5) and relative(gradient, auto) < 1e-4
-
-
 @pytest.mark.parametrize("pooling", ["avg", "max"])
 def test_back_propagation_by_hand_is_autograds(pooling):
     """Over odd sizes, down to one pixel; all layers say something."""
