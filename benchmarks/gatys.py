@@ -5,8 +5,9 @@
 The same picture, the same layers (style: conv1_1, conv2_1, conv3_1; content: conv3_2), average pooling, the picture's gradient
 each time. "plain PyTorch" is what neural-style-pt does: a network of modules that note their losses as the picture passes them,
 one backward pass, fp32, channels first, the system's allocator. i2i's rows are its own objective with VGG-19's first blocks in
-fp32 and bf16, and with the bundled encoder in bf16 (what ``auto`` takes where the processor has it). Each row is a process of its
-own; they take turns, and the medians over all rounds are shown; the first two evaluations of a process do not count.
+fp32 and bf16, and with the bundled encoder in both (bf16 is what ``auto`` takes where the processor has it). Each row is a
+process of its own; they take turns, and the medians over all rounds are shown. The first four evaluations of a process do not
+count: its memory is not its own yet.
 
 ``--vgg19``: torchvision's weights of vgg19, or their part up to conv3_2 at least.
 """
@@ -33,7 +34,7 @@ ROWS = {
     "i2i, the bundled encoder, bf16": ("compact", "bf16"),
 }
 BARS = {"i2i, VGG-19, fp32": 3, "i2i, VGG-19, bf16": 6, "i2i, the bundled encoder, bf16": 12}
-WARMUP = 2
+WARMUP = 4
 
 
 def pictures(size):

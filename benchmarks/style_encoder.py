@@ -4,9 +4,11 @@
 
 Each photograph gets each style (give pictures that were not used in training), optimised on VGG-19's first three blocks, on
 the bundled encoder and, as a control, on an untrained network of the same shape (He's random weights, normalised in the same
-way). Layers, weights, steps and sizes are equal. Then VGG-19's blocks judge: the style loss of each result, E_l summed over
-conv1_1, conv2_1, conv3_1 and conv3_4, over that of the result optimised on VGG-19 itself, and the content loss at conv3_2.
-Beside them: what ``--fast`` makes, and the photograph as it is. The pictures lie side by side in ``--out``.
+way). VGG-19 makes small what it is judged by, the style loss in conv1_1, conv2_1, conv3_1 and conv3_4; the others tell style by
+their defaults, all eight layers; a layer counts a quarter, content is conv3_4, steps and sizes are equal. Then VGG-19's blocks
+judge: the style loss of each result, E_l summed over those four layers, over that of the result optimised on VGG-19 itself, and
+the content loss at conv3_2. Beside them: what ``--fast`` makes, and the photograph as it is. The pictures lie side by side in
+``--out``.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from experiment import I2I
 from machine import machine
 
 JUDGES = ("conv1_1", "conv2_1", "conv3_1", "conv3_4")
-SHARED = "conv1_1,conv2_1,conv3_1,conv3_4"
+OF_JUDGES = ",".join(f"{name}:0.25" for name in JUDGES)
 ROWS = ("vgg19", "vgg-compact", "untrained", "fast", "photograph")
 
 
@@ -49,7 +51,7 @@ def stylize(options, photo, style, name, encoder):
     if not result.exists():
         how = ["--fast"] if name == "fast" else [
             "--encoder", str(encoder), "--steps", str(options.steps), "--beta", str(options.beta),
-            "--style-layers", SHARED, "--content-layers", "conv3_2",
+            "--style-layers", OF_JUDGES if name == "vgg19" else "auto", "--content-layers", "conv3_4",
         ]  # fmt: skip
         files = [str(photo), "--style", str(style), "-o", str(result), "--size", str(options.size)]
         command = [*I2I, "stylize", *files, *how, "-q"]

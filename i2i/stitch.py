@@ -21,7 +21,7 @@ Pixels = npt.NDArray[np.float32]
 def window_pixels(source: Source, predictor: Predictor, window: Region) -> Pixels:
     """What the network sees of ``window``: (height, width, channels) float32, normalised, filled where it leaves the image."""
     image = source.spec.region
-    if predictor.footprint.border == "mirror" and not image.contains(window):
+    if "mirror" in (predictor.footprint.border, predictor.footprint.pad) and not image.contains(window):
         return predictor.normalize(_mirrored(source, window))
     inside = window.intersect(image)
     pixels = predictor.normalize(source.read(inside))

@@ -89,7 +89,7 @@ class Footprint:
 
     ``halo``: context on each side of a pixel. ``multiple_of``: the network's total stride: sizes and origins of windows
     are multiples of it. ``pad``: the value, or one for each channel, after normalisation, that fills the bottom and right up to
-    a multiple.
+    a multiple; ``mirror``: they are mirrored.
     ``border``: beyond the image lies the network's own zero padding (``zero``: it gives as many pixels as it sees) or
     mirrored pixels (``mirror``: it gives the window less the halo, rounded up to ``multiple_of``, on each side).
     ``scale``: output pixels for each input pixel along an axis. ``channels_out``: of the raw output. ``merge``: cores are
@@ -99,7 +99,7 @@ class Footprint:
 
     halo: int = 0
     multiple_of: int = 1
-    pad: float | tuple[float, ...] = 0.0
+    pad: float | tuple[float, ...] | Literal["mirror"] = 0.0
     border: Border = "zero"
     scale: int = 1
     channels_in: int = 1

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from i2i.contracts import Array, DensePredictor, Footprint, ImageSpec, Model, Output, Runtime, Source
 from i2i.errors import ModelError, PluginError, UsageError
+from i2i.frozen import Statistics, frozen, measure, sample_windows
 from i2i.geometry import round_up
 from i2i.options import changed
 from i2i_style.colours import luminance, with_luminance
-from i2i_style.frozen import Statistics, frozen, measure, sample_windows
 from i2i_style.options import StylizeOptions
 from i2i_style.results import as_output, outputs, working_size
 from i2i_style.styles import to_rgb

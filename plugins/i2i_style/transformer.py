@@ -108,7 +108,7 @@ class Transformer(nn.Module):
 
 
 def folded(network: Transformer) -> Transformer:
-    """The network, frozen (:func:`i2i_style.frozen.frozen`), with its normalisation folded into the convolutions, and with zeros
+    """The network, frozen (:func:`i2i.frozen.frozen`), with its normalisation folded into the convolutions, and with zeros
     for mirrored pixels at the edges of what it sees: what differs lies within the halo. Changes ``network`` itself."""
     for layer in [part for part in network.modules() if isinstance(part, nn.Sequential)]:
         convolution, norm = layer[-2], layer.pop(-1)

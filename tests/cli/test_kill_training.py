@@ -9,10 +9,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.cli.kit import files
 from tests.cli.lessons import DATA, TINY, make_data
 
-WORDS = ["train", "segment", *DATA, *TINY, "--steps", "16", "--validate-every", "2", "--dropout", "0.4", "-q"]
+STEPS = ["--steps", "16", "--validate-every", "2", "--dropout", "0.4", "-q"]
+SEGMENT = ["train", "segment", *DATA, *TINY, *STEPS]
+_SMALL = "--source images --target images --filters 4 --depth 3 --crop 32 --patch 16 --batch 2"
+TRANSLATE = ["train", "translate", *_SMALL.split(), *STEPS]
 SLOWLY = """
 import time
 from i2i.training import loop
@@ -40,19 +45,20 @@ def kill(running: subprocess.Popen[bytes], reached: Callable[[], bool]) -> None:
     assert running.returncode == -signal.SIGKILL
 
 
-def test_a_training_killed_twice_gives_the_same_model(process, folder):
-    """With drop-out, augmentation and an average of the weights; the second time as soon as the figures go on."""
+@pytest.mark.parametrize("words", [SEGMENT, TRANSLATE], ids=["segment", "translate"])
+def test_a_training_killed_twice_gives_the_same_model(process, folder, words):
+    """With drop-out, augmentation, an average of the weights or an adversary; the second time as soon as the figures go on."""
     make_data(folder)
-    undisturbed = process(*WORDS, "-o", "whole.safetensors")
+    undisturbed = process(*words, "-o", "whole.safetensors")
     work, model = folder / "m-training", folder / "m.safetensors"
 
-    kill(process(*WORDS, "-o", model, before=SLOWLY), lambda: len(steps_of(work)) >= 5)
+    kill(process(*words, "-o", model, before=SLOWLY), lambda: len(steps_of(work)) >= 5)
     first = steps_of(work)
     assert 5 <= len(first) < 16 and not model.exists()
-    kill(process(*WORDS, "-o", model, "--resume", before=SLOWLY), lambda: len(steps_of(work)) > len(first) + 3)
+    kill(process(*words, "-o", model, "--resume", before=SLOWLY), lambda: len(steps_of(work)) > len(first) + 3)
     assert len(steps_of(work)) < 16 and not model.exists()
 
-    last = process(*WORDS, "-o", model, "--resume")
+    last = process(*words, "-o", model, "--resume")
     for running in (undisturbed, last):
         _, err = running.communicate(timeout=240)
         assert running.returncode == 0, err.decode()

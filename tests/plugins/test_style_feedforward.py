@@ -14,11 +14,11 @@ from torch import nn
 from i2i.contracts import ImageSpec, Runtime
 from i2i.errors import ModelError, PluginError, UsageError
 from i2i.formats.views import ArraySource
+from i2i.frozen import frozen, measure, sample_regions, sample_windows
 from i2i.models import open_model, save_model
 from i2i.testing import assert_predictor_contract, blobs
 from i2i_style.colours import luminance
 from i2i_style.feedforward import TransferPredictor, load_transfer
-from i2i_style.frozen import frozen, measure, sample_regions, sample_windows
 from i2i_style.options import StylizeOptions
 from i2i_style.transformer import Transformer, TransformerConfig, folded
 

@@ -1,0 +1,44 @@
+"""Translate images into others, learnt from pairs (pix2pix).
+
+A plugin like anyone's: it is found by its entry point, and imports torch only when a network is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import i2i
+from i2i.contracts import Model, Predictor, Runtime, Task, Training, TrainingRun
+from i2i.errors import ModelError
+from i2i_pix2pix.options import TrainOptions, TranslateOptions
+
+I2I_API = 1
+
+
+def _load(options: TranslateOptions, model: Model | None, runtime: Runtime) -> Predictor:
+    from i2i_pix2pix import predictor
+
+    if model is None:
+        raise ModelError("translate needs a model: give one with --model; i2i train translate makes them")
+    return predictor.load(model, runtime)
+
+
+def _train(options: TrainOptions, run: TrainingRun) -> Mapping[str, Any]:
+    from i2i_pix2pix.train import train
+
+    return train(options, run)
+
+
+@i2i.hookimpl
+def i2i_tasks() -> list[Task]:
+    return [
+        Task(
+            name="translate",
+            summary="Translate an image into another, as learnt from pairs (pix2pix)",
+            options=TranslateOptions,
+            load=_load,
+            train=Training(TrainOptions, _train),
+            lossy=True,
+        )
+    ]

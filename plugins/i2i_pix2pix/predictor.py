@@ -1,0 +1,158 @@
+"""Paired translation as the engine runs it: a generator, the ranges of its numbers, and the statistics of instance normalisation,
+which are frozen over the image."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from i2i.contracts import Array, DensePredictor, Footprint, ImageSpec, Model, Output, Runtime, Source
+from i2i.errors import ModelError, PluginError
+from i2i.frozen import Statistics, frozen, measure, sample_windows
+from i2i_pix2pix.generators import Generator, GeneratorConfig, build, halo
+from i2i_pix2pix.ranges import Ranges
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_FARTHEST = 128
+"""A generator that sees farther than this, in pixels, is not tiled exactly: most of each window would be context."""
+_CURE = "get the model again, or make it with i2i train translate"
+
+
+def footprint(config: GeneratorConfig) -> Footprint:
+    """What the engine has to know of a generator whose instance statistics are frozen. One of moderate depth tiles exactly; a
+    deeper one, and one with group normalisation, which looks at all it sees, is blended."""
+    reach = halo(config)
+    exact = reach <= _FARTHEST and config.norm != "group"
+    return Footprint(
+        halo=min(reach, _FARTHEST),
+        multiple_of=config.stride,
+        border="zero",
+        pad="mirror",
+        channels_in=config.channels_in,
+        channels_out=config.channels_out,
+        merge="crop" if exact else "blend",
+        norm_scope="image" if config.norm == "group" else "pixel",
+    )
+
+
+def window_bytes(config: GeneratorConfig, itemsize: int) -> int:
+    """Activations that live at once for each pixel of a window, in bytes."""
+    if config.kind == "resnet":
+        return itemsize * (config.channels_in + config.channels_out + 6 * config.filters)
+    kept = sum(width / 4 ** (level + 1) for level, width in enumerate(config.widths))
+    return int(itemsize * (config.channels_in + 2 * config.channels_out + 3 * kept + 2 * config.filters))
+
+
+class TranslatePredictor(DensePredictor):
+    """``image``: what the generator makes, in the numbers of its targets, or in those of the input. It can be called once it is
+    prepared."""
+
+    def __init__(self, network: Generator, ranges: Ranges, runtime: Runtime, name: str = "the model") -> None:
+        self.network = network.eval().requires_grad_(False)
+        self.ranges = ranges
+        self.runtime = runtime
+        self.name = name
+        self.footprint = footprint(network.config)
+        self.traceable = network.config.norm != "group"
+        self.window_bytes = window_bytes(network.config, self._dtype.itemsize)
+        self.outputs = self._outputs(ranges.dtype)
+        self._known: Statistics = {}
+        self._fixed: nn.Module | None = None
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return _DTYPES[self.runtime.precision]
+
+    def _outputs(self, dtype: str) -> tuple[Output, ...]:
+        channels = self.network.config.channels_out
+        image = Output("image", channels, dtype, "image", keeps_channels=self.ranges.units == "input")
+        return image, Output("float", channels, "float32", "image", keeps_channels=self.ranges.units == "input")
+
+    def _placed(self, network: nn.Module) -> nn.Module:
+        return network.to(self.runtime.device, self._dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def fitted(self, spec: ImageSpec) -> Self:
+        if self.ranges.units == "own":
+            return self
+        result = copy.copy(self)
+        result.outputs = self._outputs("uint8" if spec.dtype == "bool" else spec.dtype)
+        return result
+
+    def prepare(self, source: Source, seed: int) -> Self:
+        ready = copy.copy(self)
+        ready.ranges = Ranges(
+            self.ranges.source.freeze(source, seed), self.ranges.units, self.ranges.dtype, self.ranges.low, self.ranges.high
+        )
+        known: Statistics = {}
+        if self.network.config.norm == "instance":
+            windows = sample_windows(source, ready.normalize, seed, self.network.config.stride)
+            network = self._placed(copy.deepcopy(self.network))
+            placed = windows.to(self.runtime.device, self._dtype).contiguous(memory_format=torch.channels_last)
+            known = measure(network, placed)
+        return ready.with_statistics({"ranges": ready.ranges.as_mapping(), "normalization": known})
+
+    def statistics(self) -> dict[str, Any]:
+        return {"ranges": self.ranges.as_mapping(), "normalization": self._known}
+
+    def with_statistics(self, statistics: Mapping[str, Any]) -> Self:
+        prepared = copy.copy(self)
+        prepared.ranges = Ranges.from_mapping(statistics["ranges"])
+        prepared._known = dict(statistics["normalization"])
+        network = frozen(self.network, prepared._known) if prepared._known else copy.deepcopy(self.network)
+        prepared._fixed = self._placed(network)
+        return prepared
+
+    def normalize(self, pixels: Array) -> npt.NDArray[np.float32]:
+        return self.ranges.apply(pixels)
+
+    def __call__(self, batch: Tensor) -> Tensor:
+        if self._fixed is None:
+            raise PluginError("a generator was called before its statistics were measured: prepare comes first")
+        answer: Tensor = self._fixed(batch.to(self._dtype)).float()
+        return answer
+
+    def convert(self, raw: npt.NDArray[np.float32], output: Output) -> Array:
+        numbers = self.ranges.numbers(raw)
+        if np.dtype(output.dtype).kind == "f":
+            return numbers.astype(output.dtype)
+        limits = np.iinfo(output.dtype)
+        return np.rint(numbers).clip(limits.min, limits.max).astype(output.dtype)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the header of a model file says, checked."""
+
+    generator: GeneratorConfig
+    ranges: Ranges
+
+
+def read_header(model: Model) -> Header:
+    """Raises ``ModelError`` that names the file and what its header lacks or has wrong."""
+    config = model.config
+    if config.get("task") != "translate" or not isinstance(config.get("generator"), Mapping):
+        raise ModelError(f"{model.path}: not a model of translate; i2i train translate makes them")
+    try:
+        return Header(GeneratorConfig.from_mapping(config["generator"]), Ranges.from_mapping(config.get("ranges")))
+    except ModelError as error:
+        raise ModelError(f"{model.path}: a header that cannot be used: {error}; {_CURE}") from error
+
+
+def load(model: Model, runtime: Runtime) -> TranslatePredictor:
+    """The predictor of a model file. Raises ``ModelError`` when its header or its tensors are not those of a known generator."""
+    header = read_header(model)
+    with torch.device("meta"):
+        network = build(header.generator)
+    expected, tensors = network.state_dict(), model.tensors()
+    wrong = sorted(tensors.keys() ^ expected.keys()) or [name for name in expected if tensors[name].shape != expected[name].shape]
+    if wrong:
+        raise ModelError(f"{model.path}: its weights do not fit the network its header describes ({wrong[0]}); {_CURE}")
+    network.load_state_dict({name: value.to(expected[name].dtype) for name, value in tensors.items()}, assign=True)
+    return TranslatePredictor(network, header.ranges, runtime, model.name)
