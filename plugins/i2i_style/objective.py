@@ -81,9 +81,8 @@ def grams_of(
     layers: Sequence[str],
     mask: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """The Gram matrices (N, N) float32 of a picture, over its positions, window by window. ``mask``:
-    (1, 1, H, W): guided Gram matrices, each answer times the mask, over the sum of its squares (Gatys et al. 2017, equation
-    4)."""
+    """The Gram matrices (N, N) float32 of a picture, over its positions, window by window. ``mask``: (1, 1, H, W): guided Gram
+    matrices, each answer times the mask, over the sum of its squares (Gatys et al. 2017, equation 4)."""
     sums = dict.fromkeys(layers, torch.zeros(()))
     counts = dict.fromkeys(layers, 0.0)
     for tile in tiles:
@@ -123,6 +122,7 @@ class _Core:
         for values, weights in strips(self.values, self.weights):
             guided = values if weights is None else (values * weights).to(values.dtype)
             flat = guided.reshape(-1, guided.shape[2])
+            flat = flat if flat.device.type == "cpu" else flat.float()  # a strip is all there is, and would be rounded once
             total += (flat.T @ flat).cpu()
         return total
 
