@@ -5,7 +5,7 @@
 Each photograph gets each style (give pictures that were not used in training), optimised on VGG-19's first three blocks, on
 the bundled encoder and, as a control, on an untrained network of the same shape (He's random weights, normalised in the same
 way). VGG-19 makes small what it is judged by, the style loss in conv1_1, conv2_1, conv3_1 and conv3_4; the others tell style by
-their defaults, all eight layers; a layer counts a quarter, content is conv3_4, steps and sizes are equal. Then VGG-19's blocks
+their defaults, all eight layers; layers count one together, content is conv3_4, steps and sizes are equal. Then VGG-19's blocks
 judge: the style loss of each result, E_l summed over those four layers, over that of the result optimised on VGG-19 itself, and
 the content loss at conv3_2. Beside them: what ``--fast`` makes, and the photograph as it is. The pictures lie side by side in
 ``--out``.
@@ -85,7 +85,7 @@ def main():
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--size", type=int, default=384)
     parser.add_argument("--steps", type=int, default=150)
-    parser.add_argument("--beta", type=float, default=1000.0)
+    parser.add_argument("--beta", type=float, default=500.0)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     from i2i.pictures import write_sheet

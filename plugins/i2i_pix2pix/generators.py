@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from i2i.errors import ModelError
+from i2i_pix2pix.options import KINDS
 
-KINDS = ("unet", "encoder-decoder", "resnet")
 _WIDEST = 8
 """The deeper layers have at most so many times the filters of the first."""
 _DROPPED = 3

@@ -9,8 +9,6 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-OBJECTIVES = ("vanilla", "lsgan", "hinge")
-
 
 def real_loss(objective: str, logits: Tensor) -> Tensor:
     """Of the discriminator, for what is real: small where its logits are large."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from i2i.options import AUGMENTATION, DATA, LOSS, NETWORK, SCHEDULE, ScheduleOptions, option
-from i2i_pix2pix.generators import KINDS
-from i2i_pix2pix.losses import OBJECTIVES
-from i2i_pix2pix.ranges import UNITS
 
+KINDS = ("unet", "encoder-decoder", "resnet")
+OBJECTIVES = ("vanilla", "lsgan", "hinge")
+UNITS = ("own", "input")
 TERMS = ("l1", "l2", "gan", "cgan", "l1+gan", "l1+cgan")
 
 

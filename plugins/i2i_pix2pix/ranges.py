@@ -14,9 +14,9 @@ from i2i.contracts import Array
 from i2i.errors import ModelError, TrainingError
 from i2i.formats.views import ArraySource
 from i2i.normalize import Normalization
+from i2i_pix2pix.options import UNITS
 from i2i_pix2pix.pairs import Pair
 
-UNITS = ("own", "input")
 _DTYPES = ("uint8", "uint16", "float32")
 
 

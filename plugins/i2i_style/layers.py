@@ -9,8 +9,8 @@ from i2i.errors import UsageError
 STYLE = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
 """Those of the paper, section 3; each counts one over their number."""
 STYLE_OF_THREE_BLOCKS = ("conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1", "conv3_2", "conv3_3", "conv3_4")
-"""For an encoder that ends before the last of the paper's: all layers of its first three blocks, each a quarter. They tell
-style better than one or two of each block."""
+"""For an encoder that ends before the last of the paper's: all layers of its first three blocks, which tell style better than
+one or two of each."""
 CONTENT = ("conv4_2", "conv3_4", "conv3_1", "conv2_1", "conv1_1")
 """The paper's; where an encoder ends before it, the next that it has."""
 
@@ -36,9 +36,8 @@ def style_layers(text: str, known: Sequence[str]) -> dict[str, float]:
     """Weights by layer, of an encoder that has the layers ``known``."""
     if text != "auto":
         return parse_layers(text, "--style-layers")
-    if STYLE[-1] in known:
-        return {name: 1 / len(STYLE) for name in STYLE}
-    return {name: 1 / 4 for name in STYLE_OF_THREE_BLOCKS if name in known}
+    names = [name for name in (STYLE if STYLE[-1] in known else STYLE_OF_THREE_BLOCKS) if name in known]
+    return {name: 1 / len(names) for name in names}
 
 
 def content_layers(text: str, known: Sequence[str]) -> dict[str, float]:

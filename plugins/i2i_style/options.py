@@ -49,7 +49,7 @@ class StylizeOptions:
         0, help="sizes that it goes through, each twice the last; 1: the paper's; 0: from 128 pixels on", panel=METHOD, minimum=0
     )
     alpha: float = option(1.0, help="weight of the content; 0: style only (texture synthesis)", panel=METHOD, minimum=0)
-    beta: float = option(1000.0, help="weight of the style; 0: content only (reconstruction)", panel=METHOD, minimum=0)
+    beta: float = option(500.0, help="weight of the style; 0: content only (reconstruction)", panel=METHOD, minimum=0)
     tv: float = option(0.0, help="weight of the total variation, which makes it smoother", panel=METHOD, minimum=0)
     optimizer: str = option("lbfgs", help="what minimises the loss", choices=("lbfgs", "adam", "gd"), panel=METHOD)
     rate: float = option(0.0, help="step size of the optimiser; 0: its own", panel=METHOD, minimum=0)

@@ -27,7 +27,7 @@ class _StyleOptions:
         panel=LOSS,
     )
     content_weight: float = option(1.0, help="how much the content counts", panel=LOSS, minimum=0)
-    style_weight: float = option(25.0, help="how much the style counts", panel=LOSS, minimum=0)
+    style_weight: float = option(50.0, help="how much the style counts", panel=LOSS, minimum=0)
     tv: float = option(1.0, help="weight of the total variation, which makes it smoother", panel=LOSS, minimum=0)
 
 

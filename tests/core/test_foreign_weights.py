@@ -303,7 +303,7 @@ def test_offline_says_what_goes_where_and_takes_it_from_there(
     coco: ModelCard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("I2I_OFFLINE", "1")
-    told = (str(coco.url), coco.sha256, f"put it at {cached_path(coco)}", "--model", "I2I_OFFLINE")
+    told = (str(coco.url), coco.sha256, f"put it at {cached_path(coco)}", "in place of the name", "I2I_OFFLINE")
     fails(lambda: run("models", "get", "coco"), *told)
     fails(lambda: find_model("coco", "instances", [coco]), *told)
     cached_path(coco).parent.mkdir()

@@ -353,5 +353,5 @@ class Stack(ArraySource):
 def test_many_planes_have_labels_up_to_the_highest_of_one_and_nothing_for_exporters() -> None:
     source, predictor = Stack(np.stack([discs((90, 100), count, 16, 5) for count in (9, 30)])), toys.Shapes()
     job = Job(source, predictor, predictor.outputs[0], plan(80), MemoryCanvas())
-    done = run_planes(plane_jobs(job, [predictor] * 2), source.spec.planes)
+    done = run_planes(plane_jobs(job, [predictor] * 2), source.spec)
     assert done.found is None and done.most == labels(run(predictor, source._images[1], WHOLE)).max() < done.objects

@@ -325,7 +325,7 @@ def test_a_dry_run_tells_stages_and_seconds(place, tmp_path, monkeypatch):
 
 def test_layers():
     known = ["conv1_1", "conv1_2", "conv2_1", "conv3_1", "conv3_2"]
-    assert style_layers("auto", known) == dict.fromkeys(known, 0.25)
+    assert style_layers("auto", known) == dict.fromkeys(known, 0.2)
     assert style_layers("conv1_2, conv3_1:0.5", known) == {"conv1_2": 1.0, "conv3_1": 0.5}
     assert list(content_layers("auto", known)) == ["conv3_1"] and list(content_layers("auto", [*known, "conv3_4"])) == ["conv3_4"]
     for text in ("conv1_1:x", "conv1_1:-1", "conv1_1:inf", ","):
