@@ -27,6 +27,7 @@ from i2i_style.encoder import Encoder
 from i2i_style.encoders import TASK, cards, find_encoder
 from i2i_style.objective import Reader, core_of, tiles_of
 from i2i_style.options import StylizeOptions
+from i2i_style.pixels import to_tensor
 from i2i_style.results import as_output, outputs, working_size
 from i2i_style.styles import Style, open_rgb, parse_styles, to_rgb
 
@@ -90,7 +91,7 @@ class FastPredictor(DensePredictor):
         tiles = _some(tiles_of(size, self.encoder.config, (_WINDOW, _WINDOW)), seed)
 
         def read(region: Region) -> Tensor:
-            return self._seen(_to_tensor(to_rgb(source.read(region))).to(self.device))
+            return self._seen(to_tensor(to_rgb(source.read(region))).to(self.device))
 
         return result._ready(moments(self.encoder, read, size, tiles))
 
@@ -144,7 +145,7 @@ class FastPredictor(DensePredictor):
             change = as_kept(self.options.keep_colors, own, self.colours)
 
             def read(region: Region) -> Tensor:
-                return _to_tensor(change(source.read(region))).to(self.device)
+                return to_tensor(change(source.read(region))).to(self.device)
 
             found = moments(self.encoder, read, size, tiles_of(size, self.encoder.config, (_WINDOW, _WINDOW)))
             if self.options.keep_colors != "none":
@@ -230,10 +231,6 @@ def _from_mapping(values: Mapping[str, Any], device: str) -> Moments:
         return torch.tensor(numbers, dtype=torch.float32, device=device)[None, :, None, None]
 
     return {name: Statistics(tensor(values[name]["mean"]), tensor(values[name]["deviation"])) for name in LAYERS}
-
-
-def _to_tensor(picture: npt.NDArray[np.float32]) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))[None]
 
 
 def load(options: StylizeOptions, model: Model | None, runtime: Runtime) -> FastPredictor:

@@ -24,7 +24,6 @@ from torch.nn import functional
 
 from i2i.contracts import Array, Footprint, ImagePredictor, ImageSpec, ImageWork, Output, Runtime, Source
 from i2i.errors import UsageError
-from i2i.formats.resample import resampled
 from i2i.geometry import Grid, Region, round_up
 from i2i_style.animation import LONGEST
 from i2i_style.colours import Colours, as_kept, luminance, with_luminance
@@ -35,6 +34,7 @@ from i2i_style.losses import blended
 from i2i_style.objective import Objective, StyleTarget, Weights, grams_of, tiles_of
 from i2i_style.optimizers import Optimizer, make_optimizer, vectors
 from i2i_style.options import StylizeOptions
+from i2i_style.pixels import shown, shrunk, to_array, to_tensor
 from i2i_style.regions import check_mask, parse_masks, read_mask
 from i2i_style.results import as_output, outputs, working_size
 from i2i_style.styles import Rgb, Style, open_rgb, parse_styles, read_rgb, to_rgb
@@ -221,10 +221,10 @@ class GatysPredictor(ImagePredictor):
         scales = scales_of((spec.height, spec.width), self.options)
         number = next(i for i, scale in enumerate(scales) if scale.name == stage)
         scale = scales[number]
-        picture = _shrunk(work.source, scale.size)
+        picture = shrunk(work.source, scale.size)
         x = self._minimised(picture, scales[: number + 1], scales[-1].before + scales[-1].steps, work)
         region = Region(0, 0, *scale.size)
-        work.canvas.write(region, self._finished(x, picture) if scale is scales[-1] else _to_array(x))
+        work.canvas.write(region, self._finished(x, picture) if scale is scales[-1] else to_array(x))
 
     def _minimised(self, picture: Array, scales: Sequence[Scale], all_steps: int, work: ImageWork) -> Tensor:
         """The picture of the last of ``scales``: (1, 3, H, W)."""
@@ -269,11 +269,11 @@ class GatysPredictor(ImagePredictor):
         if not (asked or framed):
             return
         if asked:
-            work.snapshot(step, _shown(x))
+            work.snapshot(step, shown(x))
         if framed and work.frame is not None:
             factor = min(1.0, LONGEST / max(x.shape[2:]))
             size = [max(1, round(length * factor)) for length in x.shape[2:]]
-            work.frame(step, _shown(x if factor == 1 else functional.interpolate(x, size, mode="bilinear", antialias=True)))
+            work.frame(step, shown(x if factor == 1 else functional.interpolate(x, size, mode="bilinear", antialias=True)))
 
     def _content(self, picture: Array) -> Rgb:
         """What the network is shown of the content: with ``--keep-colors luminance`` its luminance alone."""
@@ -281,26 +281,26 @@ class GatysPredictor(ImagePredictor):
         return luminance(seen).repeat(3, 2) if self.options.keep_colors == "luminance" else seen
 
     def _finished(self, x: Tensor, picture: Array) -> Rgb:
-        found = _to_array(x)
+        found = to_array(x)
         return with_luminance(to_rgb(picture), luminance(found)) if self.options.keep_colors == "luminance" else found
 
     def _start(self, scales: Sequence[Scale], work: ImageWork, picture: Array) -> Tensor:
         """The picture that the last of ``scales`` begins with: (1, 3, H, W)."""
         size = scales[-1].size
         if len(scales) > 1:
-            smaller = _to_tensor(work.canvas.read(Region(0, 0, *scales[-2].size))).to(self.device)
+            smaller = to_tensor(work.canvas.read(Region(0, 0, *scales[-2].size))).to(self.device)
             return functional.interpolate(smaller, size, mode="bicubic", align_corners=False).contiguous()
         if self.options.init == "content":
-            return _to_tensor(self._content(picture)).to(self.device)
+            return to_tensor(self._content(picture)).to(self.device)
         if self.options.init == "noise":
             random = torch.Generator().manual_seed(work.seed)
             return (0.5 + 0.25 * torch.randn((1, 3, *size), generator=random)).to(self.device)
-        given = _to_tensor(read_rgb(Path(self.options.init), max(size)))
+        given = to_tensor(read_rgb(Path(self.options.init), max(size)))
         return functional.interpolate(given, size, mode="bilinear", antialias=True).contiguous().to(self.device)
 
     def _objective(self, scale: Scale, work: ImageWork, picture: Array) -> Objective:
         def read(region: Region) -> Tensor:
-            return _to_tensor(self._content(picture[region.slices])).to(self.device).contiguous(memory_format=torch.channels_last)
+            return to_tensor(self._content(picture[region.slices])).to(self.device).contiguous(memory_format=torch.channels_last)
 
         tiles = tiles_of(scale.size, self.encoder.config, work.grid.window_shape)
         return Objective(self.encoder, scale.size, tiles, self.weights, self._style_targets(scale), read, self.keep_content)
@@ -340,7 +340,7 @@ class GatysPredictor(ImagePredictor):
             def read(region: Region) -> Tensor:
                 pixels = source.read(region)
                 return (
-                    _to_tensor(change(pixels) if change else pixels).to(self.device).contiguous(memory_format=torch.channels_last)
+                    to_tensor(change(pixels) if change else pixels).to(self.device).contiguous(memory_format=torch.channels_last)
                 )
 
             tiles = tiles_of(size, self.encoder.config, (self._side, self._side))
@@ -375,29 +375,6 @@ def _computed(scale: Scale, config: EncoderConfig, grid: Grid) -> float:
     both."""
     tiles = tiles_of(scale.size, config, grid.window_shape)
     return sum(tile.window.area for tile in tiles) * (1 if len(tiles) == 1 else 4 / 3)
-
-
-def _shrunk(source: Source, size: tuple[int, int]) -> Array:
-    """The source's pixels at ``size``, (H, W, C) in its dtype."""
-    spec = source.spec
-    if size == (spec.height, spec.width):
-        return source.read(spec.region)
-    smaller = resampled(source, (size[0] / spec.height, size[1] / spec.width))
-    return smaller.read(Region(0, 0, *size))
-
-
-def _shown(x: Tensor) -> Array:
-    """(1, 3, H, W) -> (H, W, 3) uint8."""
-    return (255 * x[0]).clamp_(0, 255).round_().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-
-
-def _to_tensor(picture: npt.NDArray[np.float32]) -> Tensor:
-    """(H, W, 3) -> (1, 3, H, W)."""
-    return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))[None]
-
-
-def _to_array(x: Tensor) -> npt.NDArray[np.float32]:
-    return x[0].permute(1, 2, 0).cpu().numpy()
 
 
 def load(options: StylizeOptions, runtime: Runtime) -> GatysPredictor:
