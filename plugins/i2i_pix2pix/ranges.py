@@ -46,7 +46,7 @@ class Ranges:
         if dtype == np.uint8:
             return Ranges(source)
         low, high = min(float(one.min()) for one in targets), max(float(one.max()) for one in targets)
-        name = "float32" if dtype.kind == "f" else "uint16"
+        name = "uint16" if dtype == np.uint16 else "float32"  # which holds signed and wider integers too
         return Ranges(source, units, name, low, high if high > low else low + 1)
 
     @staticmethod

@@ -82,6 +82,12 @@ def test_what_is_wanted_comes_back_as_the_targets_numbers(dtype, units):
     assert np.allclose(ranges.apply(pairs[0].source), ranges.seen(source).permute(1, 2, 0).numpy(), atol=1e-4)
 
 
+def test_signed_targets_keep_their_sign():
+    target = np.linspace(-500, 700, 64).reshape(8, 8, 1).astype(np.int16)
+    ranges = Ranges.of([Pair(picture(8, 8, 1), target, "a")], "range", "own")
+    assert (ranges.dtype, ranges.low, ranges.high) == ("float32", -500, 700)
+
+
 def test_headers_of_ranges_are_checked():
     good = Ranges.of([Pair(picture(8, 8, 1), picture(8, 8, 2), "a")], "range", "own").as_mapping()
     assert Ranges.from_mapping(good).as_mapping() == good
