@@ -157,7 +157,8 @@ def _take_step(loop: Loop, state: State, trained: nn.Module, batch: Batch) -> di
         else:
             losses = loop.losses(trained, placed)
     total = _descend(loop, state, state.network, state.optimizer, losses, rate)
-    state.averaged.update_parameters(state.network)
+    if loop.schedule.average:
+        state.averaged.update_parameters(state.network)
     return {name: float(value.detach()) for name, value in losses.items()} | opposed | {"loss": total, "rate": rate}
 
 
@@ -182,8 +183,11 @@ def _descend(
     total = torch.stack(list(losses.values())).sum()
     optimizer.zero_grad(set_to_none=True)
     total.backward()  # type: ignore[no-untyped-call]
-    norm = float(nn.utils.clip_grad_norm_(network.parameters(), _LARGEST_GRADIENT))
-    _check_finite(loop, state, float(total.detach()), norm)
+    gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    _check_finite(loop, state, float(total.detach()), float(norm))
+    if norm > _LARGEST_GRADIENT:
+        nn.utils.clip_grads_with_norm_(network.parameters(), _LARGEST_GRADIENT, norm)
     optimizer.step()
     return float(total.detach())
 
@@ -205,6 +209,8 @@ def _check_finite(loop: Loop, state: State, loss: float, norm: float) -> None:
 
 
 def _validate(loop: Loop, state: State) -> dict[str, float]:
+    if not loop.schedule.average:
+        state.averaged.update_parameters(state.network)  # a plain copy, which is not worth its time at each step
     network = state.averaged.module
     network.eval()
     with torch.inference_mode(), autocast(loop.device, loop.precision):

@@ -65,7 +65,7 @@ class Schedule:
         parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         if self.optimizer == "sgd":
             return torch.optim.SGD(parameters, lr=self.rate, momentum=self.momentum, weight_decay=self.weight_decay)
-        return torch.optim.AdamW(parameters, lr=self.rate, betas=self.betas, weight_decay=self.weight_decay)
+        return torch.optim.AdamW(parameters, lr=self.rate, betas=self.betas, weight_decay=self.weight_decay, fused=True)
 
 
 def check_schedule(options: ScheduleOptions, batch: int, processes: int) -> None:

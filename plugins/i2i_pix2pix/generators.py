@@ -14,12 +14,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from i2i.errors import ModelError
+from i2i_pix2pix.noise import Noise
 from i2i_pix2pix.options import KINDS
 
 _WIDEST = 8
 """The deeper layers have at most so many times the filters of the first."""
+_FEW = 256
+"""Pixels of the larger side of a layer, of all the batch, up to which its weights outweigh them."""
 _DROPPED = 3
 """Layers of the decoder, from the deepest on, that have drop-out."""
 
@@ -70,6 +74,11 @@ class GeneratorConfig:
         return int(2**self.depth)
 
     @property
+    def multiple_of(self) -> int:
+        """What sides are padded to: the mirrored borders of ``resnet`` need two pixels at its smallest."""
+        return self.stride * 2 if self.kind == "resnet" else self.stride
+
+    @property
     def widths(self) -> list[int]:
         """Channels after each halving."""
         return [self.filters * min(2**level, _WIDEST) for level in range(self.depth)]
@@ -92,29 +101,60 @@ class Generator(nn.Module):
     """(N, channels_in, H, W) in -1 .. 1 -> (N, channels_out, H, W) in -1 .. 1; H and W are multiples of ``config.stride``."""
 
     config: GeneratorConfig
+    head: nn.Sequential
 
 
-class Noise(nn.Dropout):
-    """Drop-out, the paper's noise z. Evaluated, it is off, unless someone gives what draws it: ``draw(values)`` -> what is kept,
-    times 1 / (1 - p), of the shape of the values."""
+def _given(head: nn.Sequential, pixels: Tensor) -> Tensor:
+    """The answer, of which a network of half precision computes the last layer in single precision: of the 256 numbers between
+    1/2 and 1 that bf16 knows, an image of 16 bits would get bands."""
+    answer: Tensor = head(pixels if head.training else pixels.to(next(head.parameters()).dtype))
+    return answer
 
-    draw: Callable[[Tensor], Tensor] | None = None
 
-    def forward(self, values: Tensor) -> Tensor:
-        return super().forward(values) if self.draw is None else values * self.draw(values)
+class _Halving(nn.Conv2d):
+    """4 x 4, stride 2. In training, where an answer has so few pixels that the weights are what takes the time, a product of
+    matrices, which reads them as they lie in memory; a convolution would put them in another order three times a step."""
+
+    def __init__(self, channels_in: int, channels: int, bias: bool) -> None:
+        super().__init__(channels_in, channels, 4, 2, 1, bias=bias)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        count, channels, height, width = pixels.shape
+        if not self.training or count * height * width > _FEW or height % 2 or width % 2:
+            return super().forward(pixels)
+        columns = functional.unfold(pixels, 4, padding=1, stride=2).reshape(count, channels, 16, -1).transpose(1, 2).flatten(1, 2)
+        answer = self.weight.permute(0, 2, 3, 1).flatten(1) @ columns
+        answer = answer.reshape(count, -1, height // 2, width // 2)
+        return answer if self.bias is None else answer + self.bias[:, None, None]
+
+
+class _Doubling(nn.ConvTranspose2d):
+    """The same the other way round."""
+
+    def __init__(self, channels_in: int, channels: int, bias: bool) -> None:
+        super().__init__(channels_in, channels, 4, 2, 1, bias=bias)
+
+    def forward(self, pixels: Tensor, output_size: list[int] | None = None) -> Tensor:
+        count, _, height, width = pixels.shape
+        if not self.training or 4 * count * height * width > _FEW:
+            return super().forward(pixels, output_size)
+        columns = self.weight.permute(0, 2, 3, 1).flatten(1).T @ pixels.flatten(2)
+        columns = columns.reshape(count, 16, self.out_channels, -1).transpose(1, 2).flatten(1, 2)
+        answer = functional.fold(columns, (2 * height, 2 * width), 4, padding=1, stride=2)
+        return answer if self.bias is None else answer + self.bias[:, None, None]
 
 
 def _down(config: GeneratorConfig, channels_in: int, channels: int, first: bool, last: bool) -> nn.Sequential:
     """Neither the first layer nor that with the fewest pixels has a normalisation: one of a single pixel would be 0."""
     norm = not (first or last)
     layers: list[nn.Module] = [] if first else [nn.LeakyReLU(0.2)]
-    layers.append(nn.Conv2d(channels_in, channels, 4, 2, 1, bias=not norm))
+    layers.append(_Halving(channels_in, channels, bias=not norm))
     return nn.Sequential(*layers, *([NORMS[config.norm](channels)] if norm else []))
 
 
 def _enlarging(config: GeneratorConfig, channels_in: int, channels: int, bias: bool) -> list[nn.Module]:
     if config.up == "transposed":
-        return [nn.ConvTranspose2d(channels_in, channels, 4, 2, 1, bias=bias)]
+        return [_Doubling(channels_in, channels, bias)]
     return [nn.Upsample(scale_factor=2), nn.Conv2d(channels_in, channels, 3, padding=1, bias=bias)]
 
 
@@ -153,8 +193,7 @@ class UNetGenerator(Generator):
             pixels = layer(pixels)
             if self.config.kind == "unet":
                 pixels = torch.cat([skips.pop(), pixels], 1)
-        answer: Tensor = self.head(pixels)
-        return answer
+        return _given(self.head, pixels)
 
 
 def _layer(config: GeneratorConfig, convolution: list[nn.Module], channels: int) -> nn.Sequential:
@@ -197,9 +236,9 @@ class ResNetGenerator(Generator):
         self.apply(initialise)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        for layer in (self.first, *self.down, *self.blocks, *self.up, self.head):
+        for layer in (self.first, *self.down, *self.blocks, *self.up):
             pixels = layer(pixels)
-        return pixels
+        return _given(self.head, pixels)
 
 
 def build(config: GeneratorConfig) -> Generator:
