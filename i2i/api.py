@@ -56,7 +56,7 @@ def run(task: str, input: str | Path, output: str | Path | None = None, **option
     current = _session(task, options, registry)
     items = batch.plan_items(current, [str(input)], str(output or ""), exports)
     if len(items) > 1:
-        raise UsageError(f"{input}: several images; run takes one, run_many takes them all")
+        raise UsageError(f"{input}: several images or results; run gives one, run_many gives them all")
     return batch.process_one(current, items[0])
 
 

@@ -110,11 +110,30 @@ def plan_items(
             raise UsageError(f"--format {session.run.format}: -o {output} says otherwise; leave one of them out")
         fallback = renamed(target, ".tif") if free and not asked and suffix != ".tif" else None
         shown = (names or {}).get(str(file.path), str(file.path))
-        items.append(Item(file.path, target, shown, fallback, _export_paths(exports, exporters, file, several)))
+        item = Item(file.path, target, shown, fallback, _export_paths(exports, exporters, file, several))
+        items += _numbered(item, task.results(session.options) if task.results else 1)
     outputs = {item.output for item in items}
     items = [replace(item, fallback=None) if item.fallback in outputs else item for item in items]
     check(items, session.run, formats, task, exporters, session.files)
     return items
+
+
+def _numbered(item: Item, count: int) -> list[Item]:
+    """An item for each of several results: their files have a number, from 1, behind their names."""
+    if count == 1:
+        return [item]
+
+    def named(path: Path, number: int) -> Path:
+        stem = renamed(path, "").name
+        return path.with_name(f"{stem}-{number + 1}{path.name[len(stem) :]}")
+
+    return [
+        replace(
+            item, output=named(item.output, number), fallback=item.fallback and named(item.fallback, number), number=number,
+            exports={name: named(path, number) for name, path in item.exports.items()},
+        )
+        for number in range(count)
+    ]  # fmt: skip
 
 
 def _suffix(path: Path, formats: Sequence[Format], lossy: bool) -> str:
@@ -173,7 +192,7 @@ def process_one(session: Session, item: Item, progress: Progress = lambda stage,
         return RunReport(session.task.name, item.name, str(there), reports.SKIPPED)
     if not session.run.dry_run:
         check_folders(item)
-    return session.process(item, progress)
+    return session.seeded(item.number).process(item, progress)
 
 
 def process(

@@ -27,13 +27,15 @@ from i2i.stitch import window_pixels
 @dataclass(frozen=True)
 class Item:
     """One input and its output. ``name``: how messages call the input (``-`` for stdin); ``fallback``: where the result goes
-    when the output's format, which i2i chose, cannot hold it; ``exports``: further files, by exporter."""
+    when the output's format, which i2i chose, cannot hold it; ``exports``: further files, by exporter; ``number``: of several
+    results of one input, from 0: its seed is so much larger."""
 
     path: Path
     output: Path
     name: str
     fallback: Path | None = None
     exports: Mapping[str, Path] = field(default_factory=dict)
+    number: int = 0
 
 
 @dataclass(frozen=True)

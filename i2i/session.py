@@ -6,6 +6,7 @@ A :class:`Session` serves many images of one task with the same options; it load
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -91,6 +92,12 @@ class Session:
     def files(self) -> tuple[Path, ...]:
         """The files besides the input that the task's options name. Raises ``UsageError``."""
         return tuple(self.task.files(self.options)) if self.task.files else ()
+
+    def seeded(self, more: int) -> Session:
+        """The same, and its models, with a seed that is so much larger."""
+        result = copy.copy(self)
+        result.run = replace(self.run, seed=self.run.seed + more)
+        return result
 
     # ------------------------------------------------------------------------------------------------------------ run
 

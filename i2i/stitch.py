@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from i2i.contracts import Array, Footprint, Predictor, Source
+from i2i.contracts import Array, DensePredictor, Footprint, Predictor, Source
 from i2i.errors import PluginError
 from i2i.geometry import Grid, Region, Tile, mirror
 
@@ -19,7 +19,20 @@ Pixels = npt.NDArray[np.float32]
 
 
 def window_pixels(source: Source, predictor: Predictor, window: Region) -> Pixels:
-    """What the network sees of ``window``: (height, width, channels) float32, normalised, filled where it leaves the image."""
+    """What the network sees of ``window``: (height, width, channels) float32, normalised, filled where it leaves the image; with
+    the pixels' places, where it asks for them."""
+    pixels = _filled(source, predictor, window)
+    return placed(pixels, window) if isinstance(predictor, DensePredictor) and predictor.positions else pixels
+
+
+def placed(pixels: Pixels, window: Region) -> Pixels:
+    """With the row and the column of each pixel in the image as channels; exact up to 2^24."""
+    rows, columns = np.arange(window.y, window.bottom), np.arange(window.x, window.right)
+    grid = np.meshgrid(rows.astype(np.float32), columns.astype(np.float32), indexing="ij")
+    return np.concatenate([pixels, *(one[..., None] for one in grid)], axis=2)
+
+
+def _filled(source: Source, predictor: Predictor, window: Region) -> Pixels:
     image = source.spec.region
     if "mirror" in (predictor.footprint.border, predictor.footprint.pad) and not image.contains(window):
         return predictor.normalize(_mirrored(source, window))

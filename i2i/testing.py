@@ -16,7 +16,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -41,8 +41,12 @@ from i2i.formats.views import ArraySource
 from i2i.geometry import Region, round_up
 from i2i.models import find_model
 from i2i.planner import Plan
+from i2i.stitch import placed
 
 _SEED = 7
+
+if TYPE_CHECKING:
+    import torch
 
 
 class ContractError(AssertionError):
@@ -136,8 +140,13 @@ class _Kit:
         for height, width in ((2 * stride + 3, 3 * stride + 5), (1, stride + 7), (stride + 7, 1)):
             yield blobs(height, width, channels)
         if type(self.predictor).fitted is not Predictor.fitted:
-            yield blobs(2 * stride + 5, stride + 9, 3).astype(np.uint16) * 200
-            yield blobs(stride + 9, 2 * stride + 5, 2).astype(np.float32) / 255
+            colour = blobs(2 * stride + 5, stride + 9, 3).astype(np.uint16) * 200
+            two = blobs(stride + 9, 2 * stride + 5, 2).astype(np.float32) / 255
+            yield from (image for image in (colour, two) if self._fits(image))
+
+    def _fits(self, image: Array) -> bool:
+        """Whether the predictor, fitted to it, takes an image's channels."""
+        return self.predictor.fitted(ArraySource(image).spec).footprint.channels_in == image.shape[2]
 
     def large(self) -> Source:
         """Several windows along each axis, and an odd size."""
@@ -282,7 +291,7 @@ class _Kit:
         random = torch.Generator().manual_seed(_SEED)
         shape = (1, predictor.footprint.channels_in, whole.height, whole.width)
         seen = torch.rand(shape, generator=random).to(self.runtime.device).requires_grad_(True)
-        answer = predictor(seen)
+        answer = predictor(self._with_places(seen, whole) if predictor.positions else seen)
         if not answer.requires_grad:
             return
         shrink = -grid.rows.halo if predictor.footprint.border == "mirror" else 0
@@ -298,6 +307,13 @@ class _Kit:
         _require(
             count == 0, f"a core depends on {count} pixels outside its window: the halo {predictor.footprint.halo} is too small"
         )
+
+    def _with_places(self, seen: torch.Tensor, window: Region) -> torch.Tensor:
+        """A batch of one window with the row and the column of each pixel."""
+        import torch
+
+        places = placed(np.zeros((window.height, window.width, 0), np.float32), window)
+        return torch.cat([seen, torch.from_numpy(places).permute(2, 0, 1)[None].to(seen.device)], 1)
 
     def _check_labels(self, source: Source, predictor: DensePredictor) -> None:
         for output in predictor.outputs:

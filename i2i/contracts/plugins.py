@@ -169,6 +169,7 @@ class Task:
     ``files(options)``: the files that the options name and that decide the result: their content is part of the run's identity,
     and none of them is ever written over. ``meanings``: of the results that it gives; exporters that take none of them are not
     offered; empty: any. ``precisions``: those that it vouches for where it runs without a model, whose card would say.
+    ``results(options)``: how many results an input gets, each with a seed of its own and a number in its name; one, without.
     """
 
     name: str
@@ -184,6 +185,7 @@ class Task:
     files: Callable[[Any], Sequence[Path]] | None = None
     meanings: tuple[Meaning, ...] = ()
     precisions: tuple[str, ...] = ("fp32",)
+    results: Callable[[Any], int] | None = None
 
 
 @dataclass(frozen=True)

@@ -142,12 +142,16 @@ class DensePredictor(Predictor):
     kind = "dense"
     label_rule: LabelRule | None = None
     """How an output that means labels is made from the output ``classes``; without one, labels are not offered."""
+    positions: bool = False
+    """Whether the network sees, in two channels behind those of the image, the row and the column of each pixel: for what is to
+    be random, and yet the same in every tile."""
     traceable: bool = False
     """Whether ``__call__`` is a pure function of the batch made of torch operations, the same ones whatever the pixels are, so
     that other backends than torch may run it."""
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
-        """(N, channels_in, H, W) float32 -> (N, channels_out, H', W') float32; H' and W' as the footprint says."""
+        """(N, channels_in, H, W) float32 -> (N, channels_out, H', W') float32; H' and W' as the footprint says. With
+        ``positions``, two channels more go in."""
         raise NotImplementedError
 
     def convert(self, raw: npt.NDArray[np.float32], output: Output) -> Array:

@@ -21,7 +21,7 @@ def _load(options: TranslateOptions, model: Model | None, runtime: Runtime) -> P
 
     if model is None:
         raise ModelError("translate needs a model: give one with --model; i2i train translate makes them")
-    return predictor.load(model, runtime)
+    return predictor.load(model, runtime, options)
 
 
 def _train(options: TrainOptions, run: TrainingRun) -> Mapping[str, Any]:
@@ -40,5 +40,6 @@ def i2i_tasks() -> list[Task]:
             load=_load,
             train=Training(TrainOptions, _train),
             lossy=True,
+            results=lambda options: max(1, options.samples),
         )
     ]

@@ -9,12 +9,18 @@ from i2i.options import AUGMENTATION, DATA, LOSS, NETWORK, SCHEDULE, ScheduleOpt
 KINDS = ("unet", "encoder-decoder", "resnet")
 OBJECTIVES = ("vanilla", "lsgan", "hinge")
 UNITS = ("own", "input")
+STATISTICS = ("sampled", "exact")
 TERMS = ("l1", "l2", "gan", "cgan", "l1+gan", "l1+cgan")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TranslateOptions:
     """``i2i translate``, beyond those of every image command."""
+
+    samples: int = option(0, help="answers with the noise of training, a file each; 0: one, without noise", minimum=0)
+    statistics: str = option(
+        "sampled", help="of instance and group normalisation: of parts of the image, or of all of it (slow)", choices=STATISTICS
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,8 +4,9 @@ which are frozen over the image."""
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -14,31 +15,39 @@ import torch
 from torch import Tensor, nn
 
 from i2i.contracts import Array, DensePredictor, Footprint, ImageSpec, Model, Output, Runtime, Source
-from i2i.errors import ModelError, PluginError
-from i2i.frozen import Statistics, frozen, measure, sample_windows
+from i2i.errors import ModelError, PluginError, UsageError
+from i2i.frozen import WHOLE, Statistics, cover, frozen, measure, measure_exactly, sample_windows
+from i2i.geometry import Region, round_up
 from i2i_pix2pix.generators import Generator, GeneratorConfig, build, halo
+from i2i_pix2pix.noise import Sampled
+from i2i_pix2pix.options import TranslateOptions
 from i2i_pix2pix.ranges import Ranges
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _FARTHEST = 128
-"""A generator that sees farther than this, in pixels, is not tiled exactly: most of each window would be context."""
+"""A generator that sees farther than this, in pixels, is tiled exactly only where exactness is asked for: most of each window
+would be context."""
 _CURE = "get the model again, or make it with i2i train translate"
+_NEAR = 32
+_CORE = 512
+"""Side of the cores of windows in which an image is measured exactly, in pixels."""
+_NORMALIZED = ("instance", "group")
+"""Whose statistics are those of the image, and are frozen."""
 
 
-def footprint(config: GeneratorConfig) -> Footprint:
-    """What the engine has to know of a generator whose instance statistics are frozen. One of moderate depth tiles exactly; a
-    deeper one, and one with group normalisation, which looks at all it sees, is blended."""
+def footprint(config: GeneratorConfig, statistics: str = "sampled") -> Footprint:
+    """What the engine has to know of a generator whose statistics are frozen. One of moderate depth tiles exactly; a deeper one
+    is blended, but for ``statistics`` that are ``exact``."""
     reach = halo(config)
-    exact = reach <= _FARTHEST and config.norm != "group"
+    exact = reach <= _FARTHEST or statistics == "exact"
     return Footprint(
-        halo=min(reach, _FARTHEST),
-        multiple_of=config.stride,
+        halo=reach if exact else _FARTHEST,
+        multiple_of=config.multiple_of,
         border="zero",
         pad="mirror",
         channels_in=config.channels_in,
         channels_out=config.channels_out,
         merge="crop" if exact else "blend",
-        norm_scope="image" if config.norm == "group" else "pixel",
     )
 
 
@@ -52,18 +61,20 @@ def window_bytes(config: GeneratorConfig, itemsize: int) -> int:
 
 class TranslatePredictor(DensePredictor):
     """``image``: what the generator makes, in the numbers of its targets, or in those of the input. It can be called once it is
-    prepared."""
+    prepared. With ``options.samples``, it is a sample: the noise is that of the seed that it is prepared with."""
 
-    def __init__(self, network: Generator, ranges: Ranges, runtime: Runtime, name: str = "the model") -> None:
+    def __init__(self, network: Generator, ranges: Ranges, runtime: Runtime, options: TranslateOptions | None = None) -> None:
         self.network = network.eval().requires_grad_(False)
         self.ranges = ranges
         self.runtime = runtime
-        self.name = name
-        self.footprint = footprint(network.config)
-        self.traceable = network.config.norm != "group"
+        self.options = options or TranslateOptions()
+        self.positions = self.options.samples > 0
+        self.footprint = footprint(network.config, self.options.statistics)
+        self.traceable = not self.positions
         self.window_bytes = window_bytes(network.config, self._dtype.itemsize)
         self.outputs = self._outputs(ranges.dtype)
         self._known: Statistics = {}
+        self._seed = 0
         self._fixed: nn.Module | None = None
 
     @property
@@ -75,8 +86,16 @@ class TranslatePredictor(DensePredictor):
         image = Output("image", channels, dtype, "image", keeps_channels=self.ranges.units == "input")
         return image, Output("float", channels, "float32", "image", keeps_channels=self.ranges.units == "input")
 
-    def _placed(self, network: nn.Module) -> nn.Module:
-        return network.to(self.runtime.device, self._dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    def _placed(self, network: Generator) -> nn.Module:
+        """On its device, in its precision, the head in single precision; with the noise of the seed for a sample."""
+        placed = network.to(self.runtime.device, self._dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        placed.head.float()
+        return Sampled(placed, self._seed) if self.positions else placed
+
+    def _given(self, windows: Tensor) -> Tensor:
+        """As the network takes windows; the places in them need all digits."""
+        given = windows.to(self.runtime.device, torch.float32 if self.positions else self._dtype)
+        return given.contiguous(memory_format=torch.channels_last)
 
     def fitted(self, spec: ImageSpec) -> Self:
         if self.ranges.units == "own":
@@ -87,26 +106,36 @@ class TranslatePredictor(DensePredictor):
 
     def prepare(self, source: Source, seed: int) -> Self:
         ready = copy.copy(self)
-        ready.ranges = Ranges(
-            self.ranges.source.freeze(source, seed), self.ranges.units, self.ranges.dtype, self.ranges.low, self.ranges.high
-        )
-        known: Statistics = {}
-        if self.network.config.norm == "instance":
-            windows = sample_windows(source, ready.normalize, seed, self.network.config.stride)
-            network = self._placed(copy.deepcopy(self.network))
-            placed = windows.to(self.runtime.device, self._dtype).contiguous(memory_format=torch.channels_last)
-            known = measure(network, placed)
-        return ready.with_statistics({"ranges": ready.ranges.as_mapping(), "normalization": known})
+        ready.ranges = replace(self.ranges, source=self.ranges.source.freeze(source, seed))
+        ready._seed = seed
+        found = ready._measured(source, seed) if self.network.config.norm in _NORMALIZED else {}
+        known = {name.removeprefix("network."): values for name, values in found.items()}  # of a sample's wrapper
+        return ready.with_statistics(ready.statistics() | {"normalization": known})
+
+    def _measured(self, source: Source, seed: int) -> Statistics:
+        """Of the normalisations over the image."""
+        network, config = self._placed(copy.deepcopy(self.network)), self.network.config
+        reach, stride = halo(config), config.multiple_of
+        if self.options.statistics == "exact":
+            return measure_exactly(network, partial(self._cover, source, reach, stride))
+        side = 256 if reach <= _NEAR else 512
+        seen = sample_windows(source, self, seed, stride, side)
+        edge = 0 if source.spec.region.area <= WHOLE else min(reach, side // 4)
+        return measure(network, self._given(seen), edge)
+
+    def _cover(self, source: Source, reach: int, stride: int) -> Iterator[tuple[Tensor, Region]]:
+        for window, core in cover(source, self, reach, stride, round_up(_CORE, stride)):
+            yield self._given(window), core
 
     def statistics(self) -> dict[str, Any]:
-        return {"ranges": self.ranges.as_mapping(), "normalization": self._known}
+        return {"ranges": self.ranges.as_mapping(), "normalization": self._known, "seed": self._seed}
 
     def with_statistics(self, statistics: Mapping[str, Any]) -> Self:
         prepared = copy.copy(self)
         prepared.ranges = Ranges.from_mapping(statistics["ranges"])
-        prepared._known = dict(statistics["normalization"])
+        prepared._known, prepared._seed = dict(statistics["normalization"]), statistics["seed"]
         network = frozen(self.network, prepared._known) if prepared._known else copy.deepcopy(self.network)
-        prepared._fixed = self._placed(network)
+        prepared._fixed = prepared._placed(network)
         return prepared
 
     def normalize(self, pixels: Array) -> npt.NDArray[np.float32]:
@@ -115,7 +144,7 @@ class TranslatePredictor(DensePredictor):
     def __call__(self, batch: Tensor) -> Tensor:
         if self._fixed is None:
             raise PluginError("a generator was called before its statistics were measured: prepare comes first")
-        answer: Tensor = self._fixed(batch.to(self._dtype)).float()
+        answer: Tensor = self._fixed(batch if self.positions else batch.to(self._dtype)).float()
         return answer
 
     def convert(self, raw: npt.NDArray[np.float32], output: Output) -> Array:
@@ -145,9 +174,12 @@ def read_header(model: Model) -> Header:
         raise ModelError(f"{model.path}: a header that cannot be used: {error}; {_CURE}") from error
 
 
-def load(model: Model, runtime: Runtime) -> TranslatePredictor:
-    """The predictor of a model file. Raises ``ModelError`` when its header or its tensors are not those of a known generator."""
+def load(model: Model, runtime: Runtime, options: TranslateOptions | None = None) -> TranslatePredictor:
+    """The predictor of a model file. Raises ``ModelError`` when its header or its tensors are not those of a known generator, and
+    ``UsageError`` for samples of one that has no noise."""
     header = read_header(model)
+    if options and options.samples and not header.generator.dropout:
+        raise UsageError(f"--samples: {model.name} was made without drop-out, so all would be the same; leave it out")
     with torch.device("meta"):
         network = build(header.generator)
     expected, tensors = network.state_dict(), model.tensors()
@@ -155,4 +187,4 @@ def load(model: Model, runtime: Runtime) -> TranslatePredictor:
     if wrong:
         raise ModelError(f"{model.path}: its weights do not fit the network its header describes ({wrong[0]}); {_CURE}")
     network.load_state_dict({name: value.to(expected[name].dtype) for name, value in tensors.items()}, assign=True)
-    return TranslatePredictor(network, header.ranges, runtime, model.name)
+    return TranslatePredictor(network, header.ranges, runtime, options)

@@ -62,9 +62,10 @@ class TransferPredictor(DensePredictor):
         return result
 
     def prepare(self, source: Source, seed: int) -> Self:
-        windows = sample_windows(source, self.normalize, seed, STRIDE).to(self.runtime.device, self._dtype)
+        windows = sample_windows(source, self, seed, STRIDE)
         network = self._placed(copy.deepcopy(self.network))
-        known = measure(network, windows.contiguous(memory_format=torch.channels_last))
+        placed = windows.to(self.runtime.device, self._dtype).contiguous(memory_format=torch.channels_last)
+        known = measure(network, placed)
         return self.with_statistics({"normalization": known})
 
     def statistics(self) -> dict[str, Any]:

@@ -100,3 +100,24 @@ def test_wrong_calls_are_told_in_a_line(train, i2i, folder):
 def test_a_run_that_diverges_says_so_and_goes_on_from_its_checkpoint(train, i2i, folder):
     refused(train("-o", "m.safetensors", "--rate", "1e20", "--steps", "40", "-q"), 1, "diverged at step", "--resume")
     assert not (folder / "m.safetensors").exists()
+
+
+def test_samples_are_files_of_their_own_and_do_not_depend_on_tiles(train, i2i, folder):
+    done(train("-o", "m.safetensors", "--steps", "2"))
+    photo = save("in.png", blobs(130, 170, 1, 5)[..., 0])
+    common = ("translate", photo, "--model", "m.safetensors", "--precision", "fp32")
+    done(i2i(*common, "-o", "plain.png"))
+    done(i2i(*common, "-o", "a.png", "--samples", "2", "--statistics", "exact"))
+    done(i2i(*common, "-o", "b.png", "--samples", "2", "--statistics", "exact", "--tile", "96"))
+    done(i2i(*common, "-o", "c.png", "--samples", "1", "--statistics", "exact", "--seed", "1"))
+    assert {"a-1.png", "a-2.png", "b-1.png", "b-2.png", "c.png", "plain.png"} <= set(files(folder))
+    first, second, third, plain = (load(f"{name}.png").astype(int) for name in ("a-1", "a-2", "c", "plain"))
+    for number in (1, 2):
+        assert np.abs(load(f"a-{number}.png").astype(int) - load(f"b-{number}.png")).max() <= 1
+    assert np.abs(first - second).mean() > 1 and np.abs(first - plain).mean() > 0.1
+    assert np.array_equal(third, second), "the second of two samples is that of the next seed"
+    again = i2i(*common, "-o", "a.png", "--samples", "2")
+    refused(again, 1, "a-1.png", "--overwrite")
+    folder_run = done(i2i("translate", "in", "--model", "m.safetensors", "-o", "many", "--samples", "2", "--json"))
+    runs = json.loads(folder_run.out)["runs"]
+    assert len(runs) == 6 and sorted(files(folder / "many"))[:2] == ["0-1.png", "0-2.png"]

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from i2i.contracts import ImageSpec, Runtime
+from i2i.contracts import DensePredictor, Footprint, ImageSpec, Runtime
 from i2i.errors import ModelError, PluginError, UsageError
 from i2i.formats.views import ArraySource
 from i2i.frozen import frozen, measure, sample_regions, sample_windows
@@ -102,7 +102,9 @@ def test_windows_are_spread_over_a_large_image_and_small_images_are_mirrored():
     regions = sample_regions(ImageSpec(4000, 8000, 3), 0)
     quarters = {(region.y // 2000, region.x // 2000) for region in regions}
     assert len(quarters) == 8 and sample_regions(ImageSpec(4000, 8000, 3), 1) != regions
-    (window,) = sample_windows(ArraySource(blobs(1, 45, 3)), lambda pixels: pixels.astype(np.float32), 0, 4)
+    seeing = DensePredictor()
+    seeing.footprint = Footprint(pad="mirror", channels_in=3)
+    (window,) = sample_windows(ArraySource(blobs(1, 45, 3)), seeing, 0, 4)
     assert window.shape == (3, 32, 48)
     assert torch.equal(window[:, 0], window[:, 31]) and torch.equal(window[:, :, 43], window[:, :, 45])
 
