@@ -7,10 +7,10 @@ import threading
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from i2i.backends.turns import torch_turns
-from i2i.contracts import DensePredictor
+from i2i.contracts import DensePredictor, traced
 from i2i.errors import PluginError, UsageError
 
 
@@ -22,17 +22,6 @@ def load_openvino() -> Any:
     import openvino
 
     return openvino
-
-
-class _Traced(nn.Module):
-    """A predictor as torch exports it."""
-
-    def __init__(self, predictor: DensePredictor) -> None:
-        super().__init__()
-        self.predictor = predictor
-
-    def forward(self, batch: Tensor) -> Tensor:
-        return self.predictor(batch)
 
 
 class CompiledNetwork:
@@ -86,7 +75,7 @@ def _convert(openvino: Any, predictor: DensePredictor, shape: tuple[int, ...]) -
     shapes alone."""
     try:
         with torch_turns.alone(), torch.no_grad():
-            exported = torch.export.export(_Traced(predictor), (torch.zeros(shape),), strict=False)
+            exported = torch.export.export(traced(predictor), (torch.zeros(shape),), strict=False)
             _make_contiguous(exported)
             return exported, openvino.convert_model(exported, input=[openvino.PartialShape(list(shape))])
     except Exception as error:  # a plugin's code is traced, and may raise anything

@@ -119,6 +119,21 @@ def _models_get(registry: Registry, values: Mapping[str, Any]) -> None:
         console.put(str(path))
 
 
+def _models_export(registry: Registry, values: Mapping[str, Any]) -> None:
+    from i2i.exchange import export_model
+
+    found = export_model(values["name"], values["output"], overwrite=values["overwrite"], registry=registry)
+    if values["json_"]:
+        console.put_json(found)
+        return
+    sides = f"sides of multiples of {found['multiple_of']}"
+    console.put(f"{found['output']}: {found['channels_in']} channels to {found['channels_out']}, {sides}")
+    if found["difference"] is None:
+        console.say("not checked: onnxruntime is not installed")
+    else:
+        console.say(f"checked in onnxruntime: differs from the model by {found['difference']:.1e} of its answers' range at most")
+
+
 # ------------------------------------------------------------------------------------------------------------ plugins
 
 
@@ -258,10 +273,18 @@ _NAME_OR_FILE = positional("name", str, "the model's name, from i2i models list,
 _FILE = positional("file", str, "an image", "FILE")
 _FOLDER = positional("folder", str, "the folder for the results (default: i2i-demo)", "FOLDER", default="")
 
+_ONNX = named("output", ["-o", "--output"], str, ..., "the file to write, .onnx", INPUT, "FILE")
+_OVERWRITE = named("overwrite", ["--overwrite"], bool, False, "replace an existing file", INPUT)
+
 _COMMANDS: dict[str, tuple[str, list[Any], Body]] = {
     "models list": ("The models by task", [], _models_list),
     "models info": ("The card of a model, or what a model file says of itself", [_NAME_OR_FILE], _models_info),
     "models get": ("Fetch a model into the cache, for use offline", [_NAME], _models_get),
+    "models export": (
+        "A model's network as an ONNX file, for other programs",
+        [_NAME_OR_FILE, _ONNX, _OVERWRITE],
+        _models_export,
+    ),
     "plugins list": ("The plugins and what each gives", [], _plugins_list),
     "plugins check": ("Load every plugin; name those that are broken", [], _plugins_check),
     "info": ("What i2i sees in an image", [_FILE], _info),

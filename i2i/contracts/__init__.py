@@ -35,6 +35,7 @@ from i2i.contracts.predictors import (
     LabelRule,
     Predictor,
     WritableSource,
+    traced,
 )
 
 I2I_API = 1
@@ -71,4 +72,5 @@ __all__ = [
     "Training",
     "TrainingRun",
     "WritableSource",
+    "traced",
 ]

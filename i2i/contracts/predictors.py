@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from i2i.contracts.images import Array, Footprint, ImageSpec, Output, Source
-from i2i.errors import PluginError
+from i2i.errors import ModelError, PluginError
 from i2i.geometry import Grid, Region
 
 if TYPE_CHECKING:
@@ -154,10 +154,28 @@ class DensePredictor(Predictor):
         ``positions``, two channels more go in."""
         raise NotImplementedError
 
+    def exportable(self) -> torch.nn.Module:
+        """The network alone, for other programs: (N, channels_in, H, W) float32, normalised, H and W such as the footprint says,
+        to what it says of them. Raises ``ModelError`` where there is none."""
+        if not self.traceable:
+            raise ModelError("the network cannot be exported: it does more than tensors show")
+        return traced(self)
+
     def convert(self, raw: npt.NDArray[np.float32], output: Output) -> Array:
         """The raw output (H, W, channels_out) as pixels (H, W, output.channels) of ``output.dtype``; of integers, the nearest
         that the dtype can hold."""
         return nearest(raw, output.dtype)
+
+
+def traced(predictor: DensePredictor) -> torch.nn.Module:
+    """A predictor as a module that torch can trace."""
+    from torch import nn
+
+    class Traced(nn.Module):
+        def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            return predictor(batch)
+
+    return Traced()
 
 
 class InstancePredictor(Predictor):

@@ -147,6 +147,10 @@ class TranslatePredictor(DensePredictor):
         answer: Tensor = self._fixed(batch if self.positions else batch.to(self._dtype)).float()
         return answer
 
+    def exportable(self) -> nn.Module:
+        """With the statistics of what it is given, as it was trained."""
+        return self.network
+
     def convert(self, raw: npt.NDArray[np.float32], output: Output) -> Array:
         numbers = self.ranges.numbers(raw)
         if np.dtype(output.dtype).kind == "f":

@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from i2i.contracts import Array, DensePredictor, Footprint, ImageSpec, Model, Output, Runtime, Source
 from i2i.errors import ModelError, PluginError, UsageError
@@ -88,6 +88,10 @@ class TransferPredictor(DensePredictor):
         answer = self._fixed(batch.to(self._fixed.head.weight.dtype))[core].float()
         kept = self.options.keep_colors == "luminance"
         return with_luminance(batch[core].float(), luminance(answer)) if kept else answer
+
+    def exportable(self) -> nn.Module:
+        """With the statistics of what it is given, as it was trained; RGB in 0 .. 1 both ways."""
+        return self.network
 
     def convert(self, raw: npt.NDArray[np.float32], output: Output) -> Array:
         return as_output(raw, output)
