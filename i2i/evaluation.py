@@ -51,7 +51,7 @@ def evaluate(
     pairs = pairs_of(Path(prediction), Path(truth))
     masks = {name: path for name, path, _ in pairs_of(Path(inside), Path(truth), "mask")} if inside else {}
     for name, first, second in pairs:
-        case = _compared(first, second, masks.get(name))
+        case = _compared(name, first, second, masks.get(name))
         try:
             images[name] = known.evaluate.measure(case, values)
         except InputError as error:
@@ -59,7 +59,7 @@ def evaluate(
     return EvalReport(known.evaluate.pool(list(images.values())), images)
 
 
-def _compared(prediction: Path, truth: Path, mask: Path | None) -> Compared:
+def _compared(name: str, prediction: Path, truth: Path, mask: Path | None) -> Compared:
     """The pixels of the files. Raises ``InputError`` where they differ in size or no pixel counts."""
     found, true = _pixels(prediction), _pixels(truth)
     inside = np.asarray(_pixels(mask).any(axis=2)) if mask else None
@@ -69,7 +69,7 @@ def _compared(prediction: Path, truth: Path, mask: Path | None) -> Compared:
             raise InputError(f"{path}: is {sizes[0]}, the truth {truth.name} {sizes[1]}: compare images of one size")
     if inside is not None and not inside.any():
         raise InputError(f"{mask}: is 0 everywhere, so that no pixel counts")
-    return Compared(found, true, inside)
+    return Compared(found, true, inside, name)
 
 
 def _pixels(path: Path) -> Array:

@@ -124,11 +124,12 @@ class Training:
 @dataclass(frozen=True)
 class Compared:
     """An image's prediction beside its truth: arrays (H, W, C), each as its file holds it. ``inside``: (H, W) bool, the pixels
-    that count; None: all do. The heights and widths are equal."""
+    that count; None: all do. The heights and widths are equal. ``name``: of the truth, its path in the folder without suffix."""
 
     prediction: Array
     truth: Array
     inside: Array | None = None
+    name: str = ""
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ A plugin like anyone's: it is found by its entry point, and imports torch only w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import i2i
-from i2i.contracts import Model, Predictor, Runtime, Task, Training, TrainingRun
+from i2i.contracts import Compared, Evaluation, Model, Predictor, Runtime, Task, Training, TrainingRun
 from i2i.errors import ModelError
-from i2i_pix2pix.options import TrainOptions, TranslateOptions
+from i2i_pix2pix.options import EvalOptions, TrainOptions, TranslateOptions
 
 I2I_API = 1
 
@@ -30,6 +30,18 @@ def _train(options: TrainOptions, run: TrainingRun) -> Mapping[str, Any]:
     return train(options, run)
 
 
+def _measure(case: Compared, options: EvalOptions) -> Mapping[str, float]:
+    from i2i_pix2pix.evaluate import measure
+
+    return measure(case, options)
+
+
+def _pool(figures: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
+    from i2i_pix2pix.evaluate import pool
+
+    return pool(figures)
+
+
 @i2i.hookimpl
 def i2i_tasks() -> list[Task]:
     return [
@@ -39,6 +51,7 @@ def i2i_tasks() -> list[Task]:
             options=TranslateOptions,
             load=_load,
             train=Training(TrainOptions, _train),
+            evaluate=Evaluation(EvalOptions, _measure, _pool),
             lossy=True,
             results=lambda options: max(1, options.samples),
         )

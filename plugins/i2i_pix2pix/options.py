@@ -93,3 +93,16 @@ class TrainOptions(ScheduleOptions, _TranslationOptions):
     )
     warmup: int = option(0, help="steps until the learning rate is reached", panel=SCHEDULE, minimum=0)
     average: float = option(0.0, help="decay of the average of weights that is kept; 0: none", panel=SCHEDULE, minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions:
+    """``i2i eval translate``."""
+
+    range: float = option(0.0, help="of the numbers; 0: 255 for 8 bits, else that of each truth", minimum=0)
+    perceptual: bool = option(False, help="also the distance that the encoder of style transfer sees")
+    scorer: str = option(
+        "", help="model of i2i train segment that finds classes in predictions (FCN-score)", metavar="NAME_OR_PATH"
+    )
+    labels: str = option("", help="with --scorer: the true classes, a folder of the truths' names, or a file", metavar="DIR")
+    ignore: int | None = option(None, help="with --scorer: a class of the labels that does not count")
