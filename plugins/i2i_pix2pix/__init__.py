@@ -6,14 +6,16 @@ A plugin like anyone's: it is found by its entry point, and imports torch only w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import i2i
-from i2i.contracts import Compared, Evaluation, Model, Predictor, Runtime, Task, Training, TrainingRun
+from i2i.contracts import Compared, Demo, Evaluation, Model, ModelCard, Predictor, Runtime, Task, Training, TrainingRun
 from i2i.errors import ModelError
 from i2i_pix2pix.options import EvalOptions, TrainOptions, TranslateOptions
 
 I2I_API = 1
+_HERE = Path(__file__).parent
 
 
 def _load(options: TranslateOptions, model: Model | None, runtime: Runtime) -> Predictor:
@@ -53,6 +55,12 @@ def i2i_tasks() -> list[Task]:
             train=Training(TrainOptions, _train),
             evaluate=Evaluation(EvalOptions, _measure, _pool),
             lossy=True,
+            demos=(Demo("Noisy fluorescence, cleaned", _HERE / "samples/noisy.png"),),
             results=lambda options: max(1, options.samples),
         )
     ]
+
+
+@i2i.hookimpl
+def i2i_models() -> list[ModelCard]:
+    return [ModelCard.from_toml(path) for path in sorted((_HERE / "models").glob("*.toml"))]
