@@ -10,8 +10,7 @@ statistics (instance, group) with ``--statistics exact`` too. Differences are sh
 mean. And the command against itself with windows of which the seams lie elsewhere, after a Gaussian low-pass of sigma 32, which
 leaves what would show as tiles, in grey levels of 255.
 
-Without ``--model``: the bundled `denoise-fluo`, and two generators with instance normalisation and random weights (He et al.
-2015): a U-Net of depth 5, and the residual network of 6 blocks.
+Without ``--model``: the bundled `denoise-fluo`, which has batch normalisation.
 """
 
 from __future__ import annotations
@@ -56,27 +55,6 @@ def run(words: list[Any]) -> tuple[float, int]:
     if child.returncode:
         raise SystemExit(f"{words}: exit code {child.returncode}")
     return time.monotonic() - begun, usage.ru_maxrss * (1024 if sys.platform != "darwin" else 1)
-
-
-def random_model(path: Path, kind: str, depth: int) -> Path:
-    """A generator with instance normalisation for RGB."""
-    import torch
-    from torch import nn
-
-    from i2i.models import save_model
-    from i2i.normalize import Normalization
-    from i2i_pix2pix.generators import GeneratorConfig, build
-    from i2i_pix2pix.ranges import Ranges
-
-    torch.manual_seed(0)
-    network = build(GeneratorConfig(kind, depth=depth, filters=32, blocks=6))
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-            nn.init.kaiming_normal_(layer.weight, 0.2)
-    ranges = Ranges(Normalization(method="range")).as_mapping()
-    header = {"task": "translate", "generator": network.config.as_mapping(), "ranges": ranges}
-    save_model(path, {name: value.half() for name, value in network.state_dict().items()}, header)
-    return path
 
 
 def at_once(model: str, pixels: Any) -> Any:
@@ -145,11 +123,7 @@ def main() -> None:
     from i2i.registry import Registry
 
     options.out.mkdir(parents=True, exist_ok=True)
-    models = options.model or [
-        "denoise-fluo",
-        str(random_model(options.out / "unet.safetensors", "unet", 5)),
-        str(random_model(options.out / "resnet.safetensors", "resnet", 2)),
-    ]
+    models = options.model or ["denoise-fluo"]
     large, small = [], []
     for model in models:
         header = find_model(model, "translate", Registry().models("translate")).config["generator"]

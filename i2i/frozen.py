@@ -189,13 +189,13 @@ def _with_norms(network: Network, change: Callable[[str, Norm], nn.Module]) -> N
 # ------------------------------------------------------------------------------------------- the windows that stand for an image
 
 
-def sample_regions(spec: ImageSpec, seed: int, side: int = _SIDE) -> list[Region]:
-    """The whole image up to a megapixel; else as many pixels in windows of ``side``, one at a seeded place of each of the equal
-    rectangles that the image is cut into."""
+def sample_regions(spec: ImageSpec, seed: int, side: int = _SIDE, pixels: int = WHOLE) -> list[Region]:
+    """The whole image up to a megapixel; else about so many ``pixels`` in windows of ``side``, one at a seeded place of each of
+    the equal rectangles that the image is cut into."""
     if spec.height * spec.width <= WHOLE:
         return [spec.region]
     height, width = min(side, spec.height), min(side, spec.width)
-    count = max(1, WHOLE // (height * width))
+    count = max(1, pixels // (height * width))
     columns = min(count, max(1, round((count * spec.width / spec.height) ** 0.5)))
     rows = count // columns
     places = np.random.default_rng(seed).random((rows, columns, 2))
@@ -211,10 +211,12 @@ def _place(length: int, side: int, number: int, count: int, share: float) -> int
     return int((length - side) * (number + share) / count)
 
 
-def sample_windows(source: Source, predictor: Predictor, seed: int, stride: int = 1, side: int = _SIDE) -> Tensor:
+def sample_windows(
+    source: Source, predictor: Predictor, seed: int, stride: int = 1, side: int = _SIDE, pixels: int = WHOLE
+) -> Tensor:
     """(K, C, h, w) float32: what the network sees of :func:`sample_regions`, which go on at the bottom and right up to a multiple
     of ``stride``, and to 32 pixels at least, as the predictor's footprint pads."""
-    regions = (_enough(region, stride) for region in sample_regions(source.spec, seed, side))
+    regions = (_enough(region, stride) for region in sample_regions(source.spec, seed, side, pixels))
     return torch.from_numpy(np.stack([window_pixels(source, predictor, region) for region in regions])).permute(0, 3, 1, 2)
 
 

@@ -3,7 +3,7 @@
     python examples/training/fluo_noise.py IMAGES OUT [--draws 5]                      noise of all strengths, for training
     python examples/training/fluo_noise.py IMAGES OUT --photons 30 --read-noise 3      noise of one strength
 
-IMAGES holds grey images of 8 bits. OUT gets two folders of equal names, `clean` and `noisy`, of 16-bit PNG. The brightest
+IMAGES holds images of 8 bits; of coloured ones the luminance is taken. OUT gets two folders of equal names, `clean` and `noisy`, of 16-bit PNG. The brightest
 places (the 99.9th percentile) send `photons` photons to a pixel; they are counted (Poisson), and the camera's electronics add
 normal noise with a standard deviation of `read-noise` photons (Gaussian).
 """
@@ -54,9 +54,9 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=1, help="noisy images of each clean one (default: 1)")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
-    paths = sorted(path for path in asked.images.iterdir() if path.suffix.lower() in (".png", ".tif", ".tiff"))
+    paths = sorted(path for path in asked.images.iterdir() if path.suffix.lower() in (".png", ".tif", ".tiff", ".jpg"))
     if not paths:
-        sys.exit(f"{asked.images}: no PNG or TIFF in it")
+        sys.exit(f"{asked.images}: no PNG, TIFF or JPEG in it")
     for kind in ("clean", "noisy"):
         (asked.out / kind).mkdir(parents=True, exist_ok=True)
     for number, path in enumerate(paths):

@@ -28,7 +28,10 @@ _FARTHEST = 128
 """A generator that sees farther than this, in pixels, is tiled exactly only where exactness is asked for: most of each window
 would be context."""
 _CURE = "get the model again, or make it with i2i train translate"
-_NEAR = 32
+_NEAR = 64
+"""A generator that sees no farther is measured in windows of 256 pixels, whose outer quarters may not count, others in larger."""
+_SAMPLED = 2**30
+"""Bytes that the windows which stand for an image may take, where a megapixel of them takes less."""
 _CORE = 512
 """Side of the cores of windows in which an image is measured exactly, in pixels."""
 _NORMALIZED = ("instance", "group")
@@ -119,7 +122,8 @@ class TranslatePredictor(DensePredictor):
         if self.options.statistics == "exact":
             return measure_exactly(network, partial(self._cover, source, reach, stride))
         side = 256 if reach <= _NEAR else 512
-        seen = sample_windows(source, self, seed, stride, side)
+        pixels = max(WHOLE, _SAMPLED // self.window_bytes)
+        seen = sample_windows(source, self, seed, stride, side, pixels)
         edge = 0 if source.spec.region.area <= WHOLE else min(reach, side // 4)
         return measure(network, self._given(seen), edge)
 
