@@ -4,8 +4,8 @@
 
 DIR holds `facades` (train/pairs, test/pairs: photographs left, labels right). L1 and SSIM are those of `i2i eval translate`; the
 FCN-score is by a U-Net that `i2i train segment` makes from the training photographs and their labels (the colours of the label
-halves, which are JPEG, are matched to the nearest of twelve, and the most frequent class within 5 x 5 pixels is taken). "truth" is
-the score of the photographs themselves. "labels in other colours": the same labels with their colours exchanged, which the model
+halves, which are JPEG, are matched to the nearest of twelve, and the most frequent class within 5 x 5 pixels is taken). "truth"
+is the score of the photographs themselves. "labels in other colours": the same labels with their colours exchanged, which the model
 has never seen. What is trained is found in FOLDER and not trained again; a training that was killed goes on.
 """
 
@@ -105,9 +105,8 @@ def main() -> None:
         figures = ("l1", "ssim", "perceptual", "pixel_accuracy", "class_accuracy", "class_iou")
         rows.append([name, *(f"{found[figure]:.3f}" for figure in figures)])
     sheet(out, [out / "test/maps", results["L1 + cGAN"], results["L1 alone"], truth])
-    print(
-        f"{machine()}; {len(files_of(truth))} test images; {options.steps} steps; sheet (input, L1 + cGAN, L1, truth): sheet.png\n"
-    )
+    print(f"{machine()}; {len(files_of(truth))} test images; {options.steps} steps")
+    print("sheet.png: labels, L1 + cGAN, L1 alone, truth\n")
     print(table(["result", "L1", "SSIM", "perceptual distance", "per-pixel acc.", "per-class acc.", "class IoU"], rows))
 
 
