@@ -5,8 +5,8 @@
 DIR holds `facades` (train/pairs, test/pairs: photographs left, labels right). L1 and SSIM are those of `i2i eval translate`; the
 FCN-score is by a U-Net that `i2i train segment` makes from the training photographs and their labels (the colours of the label
 halves, which are JPEG, are matched to the nearest of twelve, and the most frequent class within 5 x 5 pixels is taken). "truth"
-is the score of the photographs themselves. "labels in other colours": the same labels with their colours exchanged, which the model
-has never seen. What is trained is found in FOLDER and not trained again; a training that was killed goes on.
+is the score of the photographs themselves. "labels in other colours": the same labels with their colours exchanged, which the
+model has never seen. What is trained is found in FOLDER and not trained again; a training that was killed goes on.
 """
 
 from __future__ import annotations

@@ -55,6 +55,7 @@ def i2i_tasks() -> list[Task]:
             train=Training(TrainOptions, _train),
             evaluate=Evaluation(EvalOptions, _measure, _pool),
             lossy=True,
+            meanings=("image",),
             demos=(Demo("Noisy fluorescence, cleaned", _HERE / "samples/noisy.png"),),
             results=lambda options: max(1, options.samples),
         )
