@@ -137,7 +137,7 @@ class TranslatePredictor(DensePredictor):
     def with_statistics(self, statistics: Mapping[str, Any]) -> Self:
         prepared = copy.copy(self)
         prepared.ranges = Ranges.from_mapping(statistics["ranges"])
-        prepared._known, prepared._seed = dict(statistics["normalization"]), statistics["seed"]
+        prepared._known, prepared._seed = dict(statistics["normalization"]), statistics.get("seed", 0)
         network = frozen(self.network, prepared._known) if prepared._known else copy.deepcopy(self.network)
         prepared._fixed = prepared._placed(network)
         return prepared
