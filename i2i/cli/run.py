@@ -77,7 +77,7 @@ def _run(task: Task, registry: Registry, values: Mapping[str, Any]) -> tuple[Ses
         with console.data_only():
             items = batch.plan_items(session, inputs, output, exports, names_of)
             if to_stdout and len(items) > 1:
-                raise UsageError(f"{inputs[0]}: has {len(items)} results; -o - takes one")
+                raise UsageError(f"{inputs[0]}: gives {len(items)} images; -o - takes one")
             with console.Progress(len(items), values["quiet"], silent=to_stdout) as progress, _kept([] if to_stdout else items):
                 done = batch.process(session, items, progress.of, progress.finished)
         if to_stdout and done[0].status == reports.DONE:
