@@ -3,9 +3,9 @@
     python examples/training/fluo_noise.py IMAGES OUT [--draws 5]                      noise of all strengths, for training
     python examples/training/fluo_noise.py IMAGES OUT --photons 30 --read-noise 3      noise of one strength
 
-IMAGES holds images of 8 bits; of coloured ones the luminance is taken. OUT gets two folders of equal names, `clean` and `noisy`, of 16-bit PNG. The brightest
-places (the 99.9th percentile) send `photons` photons to a pixel; they are counted (Poisson), and the camera's electronics add
-normal noise with a standard deviation of `read-noise` photons (Gaussian).
+IMAGES holds images of 8 bits; of coloured ones the luminance is taken. OUT gets two folders of equal names, `clean` and
+`noisy`, of 16-bit PNG. The brightest places (the 99.9th percentile) send `photons` photons to a pixel; they are counted
+(Poisson), and the camera's electronics add normal noise with a standard deviation of `read-noise` photons (Gaussian).
 """
 
 from __future__ import annotations
