@@ -9,6 +9,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -118,6 +119,18 @@ def predict(images: Path, output: Path, task: str = "segment", **options: Any) -
         if report.error:
             sys.exit(f"{report.input}: {report.error}")
     return [report.seconds["compute"] for report in sorted(reports, key=lambda report: report.input)]
+
+
+def timed(task: str, words: Iterable[Any]) -> tuple[float, int]:
+    """Seconds and peak bytes of a command as the system counts them, start-up and files included. Ends the program where it
+    fails."""
+    begun = time.monotonic()
+    child = subprocess.Popen([*I2I, task, *map(str, words), "--overwrite", "-q"])
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        sys.exit(f"{task}: exit code {child.returncode}")
+    return time.monotonic() - begun, usage.ru_maxrss * (1024 if sys.platform != "darwin" else 1)
 
 
 def evaluate(prediction: Path, truth: Path, task: str = "segment", **options: Any) -> Figures:

@@ -11,13 +11,9 @@ one window and once in windows of 512: the largest difference in grey levels, as
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
-import sys
-import time
 from pathlib import Path
 
-from experiment import I2I, say
+from experiment import say, timed
 from machine import machine
 
 SMALL, SIGMA = 2048, 32
@@ -34,17 +30,6 @@ def mosaic(photos, side):
         y, x = (1024 * part for part in divmod(number, -(-side // 1024)))
         picture[y : y + 1024, x : x + 1024] = tiles[number % len(tiles)][: side - y, : side - x]
     return picture
-
-
-def run(words):
-    """Seconds and peak bytes of a command."""
-    begun = time.monotonic()
-    child = subprocess.Popen([*I2I, "stylize", *map(str, words), "--overwrite", "-q"])
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        raise SystemExit(f"{words}: exit code {child.returncode}")
-    return time.monotonic() - begun, usage.ru_maxrss * (1024 if sys.platform != "darwin" else 1)
 
 
 def differences(first, second):
@@ -64,7 +49,7 @@ def seams(options, words):
     made = {}
     for name, tile in (("whole", 4 * SMALL), ("tiled", 512)):
         result = options.out / f"{name}.tif"
-        run([options.out / "small.tif", *words, "-o", result, "--tile", tile, "--memory", "64GB"])
+        timed("stylize", [options.out / "small.tif", *words, "-o", result, "--tile", tile, "--memory", "64GB"])
         made[name] = tifffile.imread(result)
     return differences(made["whole"], made["tiled"])
 
@@ -91,7 +76,9 @@ def main():
     print("| method | seconds | megapixels a second | peak, GB | largest difference of tiles, grey levels | after the low-pass |")
     print("|---|---|---|---|---|---|")
     for name, words in methods.items():
-        seconds, peak = run([options.out / "large.tif", *words, "-o", options.out / "large-out.tif", "--memory", options.memory])
+        seconds, peak = timed(
+            "stylize", [options.out / "large.tif", *words, "-o", options.out / "large-out.tif", "--memory", options.memory]
+        )
         say(f"{name}: {seconds:.0f} s")
         most, smooth = seams(options, words)
         rate = options.size**2 / 1e6 / seconds

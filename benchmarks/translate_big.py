@@ -16,14 +16,10 @@ Without ``--model``: the bundled `denoise-fluo`, which has batch normalisation.
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
-from experiment import I2I, say, table
+from experiment import say, table, timed
 from machine import machine
 
 SIGMA = 32
@@ -44,17 +40,6 @@ def mosaic(files: list[Path], side: int, channels: int) -> Any:
         lighter = 0.5 + 0.5 * (x + 1) / count
         whole[y * 1024 : (y + 1) * 1024, x * 1024 : (x + 1) * 1024] = tiles[number % len(tiles)] * lighter
     return whole[:side, :side]
-
-
-def run(words: list[Any]) -> tuple[float, int]:
-    """Seconds and peak bytes of the command."""
-    begun = time.monotonic()
-    child = subprocess.Popen([*I2I, "translate", *map(str, words), "--overwrite", "-q"])
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        raise SystemExit(f"{words}: exit code {child.returncode}")
-    return time.monotonic() - begun, usage.ru_maxrss * (1024 if sys.platform != "darwin" else 1)
 
 
 def at_once(model: str, pixels: Any) -> Any:
@@ -89,7 +74,7 @@ def exactness(options: argparse.Namespace, model: str, norm: str, channels: int)
 
     def made(*words: Any) -> Any:
         result = options.out / "small-out.tif"
-        run([path, "--model", model, "--as", "float", "--precision", "fp32", "-o", result, *words])
+        timed("translate", [path, "--model", model, "--as", "float", "--precision", "fp32", "-o", result, *words])
         answer = tifffile.imread(result)
         if answer.ndim == 3 and answer.shape[0] == whole.shape[2]:
             answer = np.moveaxis(answer, 0, 2)
@@ -132,8 +117,9 @@ def main() -> None:
             tifffile.imwrite(
                 options.out / "large.tif", mosaic(options.images, options.size, header["channels_in"]), tile=(512, 512)
             )
-            seconds, peak = run(
-                [options.out / "large.tif", "--model", model, "-o", options.out / "large-out.tif", "--memory", options.memory]
+            seconds, peak = timed(
+                "translate",
+                [options.out / "large.tif", "--model", model, "-o", options.out / "large-out.tif", "--memory", options.memory],
             )
             large.append([name, f"{seconds:.0f}", f"{options.size**2 / 1e6 / seconds:.2f}", f"{peak / 1e9:.2f}"])
             say(f"{large[-1]}")

@@ -79,9 +79,11 @@ class _Measured(nn.Module):
 @torch.no_grad()
 def measure(network: nn.Module, windows: Tensor, margin: int = 0) -> Statistics:
     """The statistics of every ``nn.InstanceNorm2d`` and ``nn.GroupNorm`` of a network over ``windows`` (K, C, h, w), which go
-    through it together, in its dtype; the outer ``margin`` pixels of each, where the network saw the window's edge, do not count.
+    through it together, in its dtype; the outer ``margin`` pixels of each, where the network saw the window's edge, do not count,
+    but no more than a quarter of a side.
     Of a single window without a margin they are those of plain normalisation. The network itself stays as it is."""
-    shares = margin / windows.shape[2], margin / windows.shape[3]
+    rows, columns = (min(margin, side // 4) / side for side in windows.shape[2:])
+    shares = rows, columns
     measured = _with_norms(network, lambda name, layer: _Measured(layer, shares)).eval()
     measured(windows)
     layers = [(name, layer) for name, layer in measured.named_modules() if isinstance(layer, _Measured)]

@@ -146,6 +146,8 @@ def _classes_found(case: Compared, options: EvalOptions, counted: npt.NDArray[np
         raise InputError(f"its labels are {labels.shape[0]} x {labels.shape[1]}, the image is not; give labels of its size")
     if options.ignore is not None:
         counted = counted & (labels != options.ignore)
+    if not counted.any():
+        raise InputError("no pixel of its labels counts: all are outside or ignored; leave this image out")
     found, true = _scorer(options.scorer)(case.prediction)[counted], labels[counted]
     scores = class_scores(found, true, 1 + max(int(found.max(initial=0)), int(true.max(initial=0))))
     columns = zip(_COUNTS, (scores.shared, scores.predicted, scores.true), strict=True)

@@ -104,7 +104,7 @@ class Generator(nn.Module):
     head: nn.Sequential
 
 
-def _given(head: nn.Sequential, pixels: Tensor) -> Tensor:
+def _through(head: nn.Sequential, pixels: Tensor) -> Tensor:
     """The answer, of which a network of half precision computes the last layer in single precision: of the 256 numbers between
     1/2 and 1 that bf16 knows, an image of 16 bits would get bands."""
     answer: Tensor = head(pixels if head.training else pixels.to(next(head.parameters()).dtype))
@@ -193,7 +193,7 @@ class UNetGenerator(Generator):
             pixels = layer(pixels)
             if self.config.kind == "unet":
                 pixels = torch.cat([skips.pop(), pixels], 1)
-        return _given(self.head, pixels)
+        return _through(self.head, pixels)
 
 
 def _layer(config: GeneratorConfig, convolution: list[nn.Module], channels: int) -> nn.Sequential:
@@ -238,7 +238,7 @@ class ResNetGenerator(Generator):
     def forward(self, pixels: Tensor) -> Tensor:
         for layer in (self.first, *self.down, *self.blocks, *self.up):
             pixels = layer(pixels)
-        return _given(self.head, pixels)
+        return _through(self.head, pixels)
 
 
 def build(config: GeneratorConfig) -> Generator:

@@ -124,7 +124,7 @@ class TranslatePredictor(DensePredictor):
         side = 256 if reach <= _NEAR else 512
         pixels = max(WHOLE, _SAMPLED // self.window_bytes)
         seen = sample_windows(source, self, seed, stride, side, pixels)
-        edge = 0 if source.spec.region.area <= WHOLE else min(reach, side // 4)
+        edge = 0 if source.spec.region.area <= WHOLE else reach
         return measure(network, self._given(seen), edge)
 
     def _cover(self, source: Source, reach: int, stride: int) -> Iterator[tuple[Tensor, Region]]:

@@ -93,3 +93,11 @@ def test_the_margin_of_windows_does_not_count():
     assert windows.shape == (16, 2, 256, 256)
     assert max(measure(plain, windows)["1"]["variance"]) > 1
     assert max(measure(plain, windows, 4)["1"]["variance"]) < 1e-3
+
+
+def test_a_thin_image_has_a_middle():
+    """Windows of an image of few rows are as high as it is: a margin may not leave nothing of them, at any size of a layer."""
+    source = ArraySource(np.random.default_rng(0).integers(0, 255, (40, 30_000, 2), dtype=np.uint8))
+    windows = sample_windows(source, Seeing(), 0, 4)
+    known = measure(network("affine").float(), windows, 63)
+    assert all(np.isfinite(values["mean"] + values["variance"]).all() for values in known.values())
