@@ -31,7 +31,6 @@ from i2i.training.record import Record
 from i2i.training.schedule import Schedule
 
 _SAMPLES = "samples"
-_LARGEST_GRADIENT = 10.0
 
 
 @dataclass(frozen=True)
@@ -181,13 +180,14 @@ def _descend(
     for group in optimizer.param_groups:
         group["lr"] = rate
     total = torch.stack(list(losses.values())).sum()
-    optimizer.zero_grad(set_to_none=True)
+    network.zero_grad(set_to_none=True)
     total.backward()  # type: ignore[no-untyped-call]
-    gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
-    norm = nn.utils.get_total_norm(gradients)
-    _check_finite(loop, state, float(total.detach()), float(norm))
-    if norm > _LARGEST_GRADIENT:
-        nn.utils.clip_grads_with_norm_(network.parameters(), _LARGEST_GRADIENT, norm)
+    _check_finite(loop, state, "loss", total)
+    if loop.schedule.clip:
+        norm = nn.utils.get_total_norm([weights.grad for weights in network.parameters() if weights.grad is not None])
+        _check_finite(loop, state, "gradient", norm)
+        if norm > loop.schedule.clip:
+            nn.utils.clip_grads_with_norm_(network.parameters(), loop.schedule.clip, norm)
     optimizer.step()
     return float(total.detach())
 
@@ -196,11 +196,12 @@ def _seed(loop: Loop, step: int) -> int:
     return int(np.random.SeedSequence((loop.seed, step, loop.group.rank)).generate_state(1, np.uint32)[0])
 
 
-def _check_finite(loop: Loop, state: State, loss: float, norm: float) -> None:
-    """Before the weights take the step: so no checkpoint ever holds what is not a number."""
-    if not (math.isfinite(loss) and math.isfinite(norm)):
+def _check_finite(loop: Loop, state: State, name: str, value: Tensor) -> None:
+    """Of the loss and the gradient before the weights take the step, and of the weights before they are kept: so no checkpoint
+    ever holds what is not a number."""
+    if not math.isfinite(float(value.detach())):
         raise TrainingError(
-            f"{loop.work}: diverged at step {state.step} (loss {loss:g}, gradient {norm:g}). "
+            f"{loop.work}: diverged at step {state.step} ({name} {float(value.detach()):g}). "
             "Lower --rate and go on with --resume from the last checkpoint, which is sound"
         )
 
@@ -232,6 +233,9 @@ def _validated(loop: Loop, state: State, started: float) -> dict[str, float]:
     if state.step % loop.validate_every and state.step != loop.schedule.steps:
         return {}
     figures = {}
+    networks = [state.network, *([state.opponent.network] if state.opponent else [])]
+    weights = [part.detach() for network in networks for part in network.parameters()]
+    _check_finite(loop, state, "weights", nn.utils.get_total_norm(weights, norm_type=math.inf))
     if loop.group.first:
         figures = _validate(loop, state)
         state.seconds = time.monotonic() - started

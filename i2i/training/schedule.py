@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from i2i.errors import UsageError
 from i2i.options import ScheduleOptions
@@ -33,6 +33,7 @@ class Schedule:
     ``optimizer``: ``adamw`` (Loshchilov and Hutter 2019), or ``sgd`` with ``momentum`` (0.99 in Ronneberger et al. 2015).
     ``betas``: of ``adamw``. ``average``: decay of the exponential average of the weights, which is what is validated and kept; 0
     keeps the weights themselves. ``patience``: validations without a better one after which training stops; 0 never stops early.
+    ``clip``: norm of the gradient above which it is scaled down to that; 0 never does.
     """
 
     steps: int
@@ -45,6 +46,7 @@ class Schedule:
     momentum: float = 0.9
     patience: int = 0
     betas: tuple[float, float] = (0.9, 0.999)
+    clip: float = 10.0
 
     @staticmethod
     def of(options: ScheduleOptions) -> Schedule:
@@ -62,10 +64,29 @@ class Schedule:
         return CURVES[self.curve](min(1.0, done))
 
     def make_optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
-        parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        """Of the parameters that learn, in the order in which their numbers lie in memory: PyTorch's optimisers take nearly twice
+        as long for weights that are channels last."""
+        pairs = [(weights, _as_they_lie(weights, weights.detach())) for weights in network.parameters() if weights.requires_grad]
+        views = [view for _, view in pairs]
+        optimizer: torch.optim.Optimizer
         if self.optimizer == "sgd":
-            return torch.optim.SGD(parameters, lr=self.rate, momentum=self.momentum, weight_decay=self.weight_decay)
-        return torch.optim.AdamW(parameters, lr=self.rate, betas=self.betas, weight_decay=self.weight_decay, fused=True)
+            optimizer = torch.optim.SGD(views, lr=self.rate, momentum=self.momentum, weight_decay=self.weight_decay)
+        else:
+            optimizer = torch.optim.AdamW(views, lr=self.rate, betas=self.betas, weight_decay=self.weight_decay, fused=True)
+
+        def lend(*_: object) -> None:
+            for weights, view in pairs:
+                view.grad = None if weights.grad is None else _as_they_lie(weights, weights.grad)
+
+        optimizer.register_step_pre_hook(lend)
+        optimizer.register_step_post_hook(lambda *_: optimizer.zero_grad(set_to_none=True))
+        return optimizer
+
+
+def _as_they_lie(weights: Tensor, numbers: Tensor) -> Tensor:
+    """A view of ``numbers``, those of ``weights`` or their gradients."""
+    last = weights.dim() == 4 and not weights.is_contiguous() and weights.is_contiguous(memory_format=torch.channels_last)
+    return numbers.permute(0, 2, 3, 1) if last else numbers
 
 
 def check_schedule(options: ScheduleOptions, batch: int, processes: int) -> None:

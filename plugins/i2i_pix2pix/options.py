@@ -9,7 +9,7 @@ from i2i.options import AUGMENTATION, DATA, LOSS, NETWORK, SCHEDULE, ScheduleOpt
 KINDS = ("unet", "encoder-decoder", "resnet")
 OBJECTIVES = ("vanilla", "lsgan", "hinge")
 UNITS = ("own", "input")
-STATISTICS = ("sampled", "exact")
+STATISTICS = ("auto", "sampled", "exact")
 TERMS = ("l1", "l2", "gan", "cgan", "l1+gan", "l1+cgan")
 
 
@@ -19,7 +19,10 @@ class TranslateOptions:
 
     samples: int = option(0, help="answers with the noise of training, a file each; 0: one, without noise", minimum=0)
     statistics: str = option(
-        "sampled", help="of instance and group normalisation: of parts of the image, or of all of it (slow)", choices=STATISTICS
+        "auto",
+        help="of instance and group normalisation: exact over all of the image (slower), or sampled in parts of it; "
+        "auto: exact up to 4096 x 4096 pixels where the generator tiles exactly",
+        choices=STATISTICS,
     )
 
 

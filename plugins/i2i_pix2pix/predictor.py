@@ -34,11 +34,13 @@ _SAMPLED = 2**30
 """Bytes that the windows which stand for an image may take, where a megapixel of them takes less."""
 _CORE = 512
 """Side of the cores of windows in which an image is measured exactly, in pixels."""
+_MEASURED = 2**24
+"""Pixels of an image up to which ``auto`` measures exactly."""
 _NORMALIZED = ("instance", "group")
 """Whose statistics are those of the image, and are frozen."""
 
 
-def footprint(config: GeneratorConfig, statistics: str = "sampled") -> Footprint:
+def footprint(config: GeneratorConfig, statistics: str = "auto") -> Footprint:
     """What the engine has to know of a generator whose statistics are frozen. One of moderate depth tiles exactly; a deeper one
     is blended, but for ``statistics`` that are ``exact``."""
     reach = halo(config)
@@ -119,13 +121,18 @@ class TranslatePredictor(DensePredictor):
         """Of the normalisations over the image."""
         network, config = self._placed(copy.deepcopy(self.network)), self.network.config
         reach, stride = halo(config), config.multiple_of
-        if self.options.statistics == "exact":
+        if self._exactly(source.spec, reach):
             return measure_exactly(network, partial(self._cover, source, reach, stride))
         side = 256 if reach <= _NEAR else 512
         pixels = max(WHOLE, _SAMPLED // self.window_bytes)
         seen = sample_windows(source, self, seed, stride, side, pixels)
         edge = 0 if source.spec.region.area <= WHOLE else reach
         return measure(network, self._given(seen), edge)
+
+    def _exactly(self, spec: ImageSpec, reach: int) -> bool:
+        """An image up to a megapixel is one window, which ``auto`` measures as it is."""
+        asked = self.options.statistics
+        return asked == "exact" or (asked == "auto" and reach <= _FARTHEST and WHOLE < spec.region.area <= _MEASURED)
 
     def _cover(self, source: Source, reach: int, stride: int) -> Iterator[tuple[Tensor, Region]]:
         for window, core in cover(source, self, reach, stride, round_up(_CORE, stride)):

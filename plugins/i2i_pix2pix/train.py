@@ -54,7 +54,11 @@ class Criterion:
 
     def learns(self, adversary: nn.Module, batch: tuple[Tensor, ...], made: Tensor) -> dict[str, Tensor]:
         """The discriminator's losses."""
-        real, false = (adversary(self._seen(batch[0], answer)).float() for answer in (batch[1], made))
+        shown = [self._seen(batch[0], answer) for answer in (batch[1], made)]
+        if any(isinstance(layer, nn.BatchNorm2d) for layer in adversary.modules()):
+            real, false = (adversary(one).float() for one in shown)  # each by its own statistics
+        else:
+            real, false = adversary(torch.cat(shown)).float().chunk(2)
         return discriminator_loss(self.objective, real, false)
 
     def judges(self, adversary: nn.Module, batch: tuple[Tensor, ...], made: Tensor) -> dict[str, Tensor]:
@@ -210,7 +214,7 @@ def _loop(options: TrainOptions, run: TrainingRun, network: Generator, data: Dat
         losses=criterion.plain,
         validate=_validation(kept, run.device),
         best="latest" if criterion.adversarial else "closeness",
-        schedule=replace(Schedule.of(options), betas=(0.5, 0.999)),
+        schedule=replace(Schedule.of(options), betas=(0.5, 0.999), clip=0.0),
         work=run.work,
         seed=run.seed,
         device=run.device,

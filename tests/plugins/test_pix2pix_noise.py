@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+import i2i_pix2pix.predictor
 from i2i.contracts import Runtime
 from i2i.errors import ModelError, UsageError
 from i2i.formats.views import ArraySource
@@ -117,6 +118,21 @@ def test_a_deep_generator_is_blended_unless_it_is_to_be_exact():
     config = GeneratorConfig("unet", 1, 1, 7, 1)
     blended, exact = (predictor(config, statistics=name).footprint for name in ("sampled", "exact"))
     assert (blended.merge, blended.halo, exact.merge, exact.halo) == ("blend", 128, "crop", 255)
+
+
+@pytest.mark.parametrize(("side", "depth", "exactly"), [(40, 2, False), (1100, 2, True), (1100, 7, False)])
+def test_statistics_are_exact_by_default_where_that_costs_little(monkeypatch, side, depth, exactly):
+    """Neither of an image that is measured as one window, nor of a generator whose windows would be context for the most part."""
+    passes = []
+    monkeypatch.setattr(i2i_pix2pix.predictor, "measure_exactly", lambda *given: passes.append(given) or {})
+    monkeypatch.setattr(i2i_pix2pix.predictor, "measure", lambda *given: {})
+    monkeypatch.setattr(TranslatePredictor, "with_statistics", lambda self, statistics: self)
+    made = predictor(GeneratorConfig("unet", 1, 1, depth, 2, "instance"))
+    made.prepare(ArraySource(np.zeros((side, 1000, 1), np.uint8)), 0)
+    assert bool(passes) == exactly
+    monkeypatch.setattr(i2i_pix2pix.predictor, "_MEASURED", 1000 * side - 1)
+    made.prepare(ArraySource(np.zeros((side, 1000, 1), np.uint8)), 0)
+    assert len(passes) == exactly
 
 
 # -------------------------------------------------------------------------------------------------- short cuts of training
