@@ -99,11 +99,16 @@ def kept(out: Path, name: str, settings: Mapping[str, Any], make: Callable[[], F
 
 
 def train(model: Path, images: Path, masks: Path, *words: str) -> Figures:
-    """``i2i train segment`` as a process of its own, which goes on with the checkpoint of one that was killed. Its figures,
-    ``seconds`` of training (and validation) among them. Ends the program where it fails."""
+    """:func:`train_task` of segment."""
+    return train_task(model, "segment", "--images", str(images), "--masks", str(masks), *words)
+
+
+def train_task(model: Path, task: str, *words: str) -> Figures:
+    """``i2i train`` as a process of its own, which goes on with the checkpoint of one that was killed. Its figures, ``seconds``
+    of training (and validation) among them. Ends the program where it fails."""
     model.parent.mkdir(parents=True, exist_ok=True)
-    command = [*I2I, "train", "segment", "--images", str(images), "--masks", str(masks), "-o", str(model), "--resume", "--json"]
-    done = subprocess.run([*command, *words], stdout=subprocess.PIPE, text=True, check=False)
+    command = [*I2I, "train", task, "-o", str(model), "--resume", "--json", *words]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         sys.exit(f"{model.name}: the training ended with {done.returncode}; the same command goes on with it")
     return json.loads(done.stdout)
@@ -192,6 +197,40 @@ def ordering(first: Sequence[float], second: Sequence[float]) -> int:
     if min(len(first), len(second)) < 2 or abs(difference) <= spread(first, second):
         return 0
     return 1 if difference > 0 else -1
+
+
+@dataclass(frozen=True)
+class Claim:
+    """That the values of ``more`` are above those of ``less``, each of which has a value for each seed. ``figure``: what they
+    are values of."""
+
+    text: str
+    figure: str
+    more: Sequence[float]
+    less: Sequence[float]
+
+    @property
+    def way(self) -> int:
+        """1: so it is; -1: it is the other way round; 0: undecided."""
+        return ordering(self.more, self.less)
+
+    def __str__(self) -> str:
+        told = {1: "so it is here", -1: "the other way round here", 0: "undecided"}[self.way]
+        means = f"{statistics.fmean(self.more):.3g} against {statistics.fmean(self.less):.3g}"
+        return f"{self.text}: {told}; {self.figure} {means}, the seeds differ by {spread(self.more, self.less):.2g}"
+
+
+def lesson(claims: Sequence[Claim], needs: str = "more steps, or more seeds") -> str:
+    """A line for each claim, and a sentence that can be relied on."""
+    parts = {
+        1: "What holds here: {}.",
+        -1: "The other way round than in the paper: {}.",
+        0: "Undecided: {}; it would need " + needs + ".",
+    }
+    sentences = [
+        words.format("; ".join(found)) for way, words in parts.items() if (found := [c.text for c in claims if c.way == way])
+    ]
+    return "\n".join([*(f"- {claim}." for claim in claims), "", " ".join(sentences)])
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

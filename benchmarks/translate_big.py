@@ -6,9 +6,9 @@ A mosaic of the images, side by side, of ``--size`` pixels a side, goes through 
 ``--memory``; seconds and peak memory are those of the whole process (``wait4``), start-up and files included. Then, of
 ``--side`` pixels, in single precision and as floats: the answer of the network to the whole image, computed at once by plain
 PyTorch (normalisation, network and all), against the command's, in tiles; for generators that normalise by the image's
-statistics (instance, group) with ``--statistics exact`` too. Differences are shares of the range of the numbers: largest, and
-mean. And the command against itself with windows of which the seams lie elsewhere, after a Gaussian low-pass of sigma 32, which
-leaves what would show as tiles, in grey levels of 255.
+statistics (instance, group) with each choice of ``--statistics``, and the seconds of each. Differences are shares of the range of
+the numbers: largest, and mean. And the command against itself with windows of which the seams lie elsewhere, after a Gaussian
+low-pass of sigma 32, which leaves what would show as tiles, in grey levels of 255.
 
 Without ``--model``: the bundled `denoise-fluo`, which has batch normalisation.
 """
@@ -16,6 +16,7 @@ Without ``--model``: the bundled `denoise-fluo`, which has batch normalisation.
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +82,16 @@ def exactness(options: argparse.Namespace, model: str, norm: str, channels: int)
         return answer.reshape(whole.shape)
 
     rows = []
-    for statistics in ("sampled", "exact") if norm != "batch" else ("sampled",):
+    for statistics in ("auto", "sampled", "exact") if norm != "batch" else ("auto",):
         words = ["--statistics", statistics, "--memory", options.memory]
-        first, second = made(*words, "--tile", options.tiles[0]), made(*words, "--tile", options.tiles[1])
+        begun = time.monotonic()
+        first = made(*words, "--tile", options.tiles[0])
+        seconds = time.monotonic() - begun
+        second = made(*words, "--tile", options.tiles[1])
         apart = np.abs(first - whole) / 255
         smooth = ndimage.gaussian_filter(first - second, (SIGMA, SIGMA, 0))
         name = statistics if norm != "batch" else "none needed"
-        rows.append([name, f"{apart.max():.1e}", f"{apart.mean():.1e}", f"{np.abs(smooth).max():.4f}"])
+        rows.append([name, f"{apart.max():.1e}", f"{apart.mean():.1e}", f"{np.abs(smooth).max():.4f}", f"{seconds:.1f}"])
         say(f"{model} {rows[-1]}")
     return rows
 
@@ -139,6 +143,7 @@ def main() -> None:
             "largest difference to the whole, of the range",
             "mean",
             "seams after the low-pass, grey levels",
+            "seconds",
         ]
         print(table(head, small))
 

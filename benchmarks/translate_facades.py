@@ -1,6 +1,6 @@
 """Labels to facades: L1 + cGAN beside L1 alone, for as many steps; on data that they were not made for; a sheet to look at.
 
-    python benchmarks/translate_facades.py --data DIR --out FOLDER [--steps 14000] [--scorer-steps 800]
+    python benchmarks/translate_facades.py --data DIR --out FOLDER [--steps 12000] [--scorer-steps 2400]
 
 DIR holds `facades` (train/pairs, test/pairs: photographs left, labels right). L1 and SSIM are those of `i2i eval translate`; the
 FCN-score is by a U-Net that `i2i train segment` makes from the training photographs and their labels (the colours of the label
@@ -28,6 +28,22 @@ PALETTE = np.array(
      [255, 159, 0], [255, 80, 0], [254, 0, 0], [174, 0, 1]], int
 )  # fmt: skip
 """The colours of the classes, as they are found in flat places of the label halves."""
+SCORER = [
+    "--loss",
+    "cross-entropy",
+    "--no-flip",
+    "--rotate",
+    "5",
+    "--elastic",
+    "2",
+    "--scale",
+    "1.2",
+    "--noise",
+    "0.02",
+    "--blur",
+    "0.5",
+]
+"""How the one that reads classes learns: houses stand upright."""
 SHOWN = 12
 SIDE = 5
 
@@ -63,7 +79,8 @@ def models(facades: Path, out: Path, steps: int, scorer_steps: int) -> dict[str,
     pairs = ["translate", "--pairs", str(facades / "train/pairs"), "--direction", "BtoA", "--filters", "32"]
     common = [*pairs, "--steps", str(steps), "--validate-every", str(max(1, steps // 20)), "--samples", "6"]
     seen = ["--images", str(out / "train/photos"), "--masks", str(out / "train/labels"), "--target", "classes"]
-    made = ["--filters", "24", "--crop", "192", "--steps", str(scorer_steps), "--validate-every", str(max(1, scorer_steps // 2))]
+    made = ["--depth", "5", "--filters", "16", "--crop", "256", "--batch", "6", *SCORER,
+            "--steps", str(scorer_steps), "--validate-every", str(max(1, scorer_steps // 4))]  # fmt: skip
     return {
         "l1+cgan": trained(out / "facade.safetensors", *common),
         "l1": trained(out / "facade-l1.safetensors", *common, "--loss", "l1"),
@@ -82,8 +99,8 @@ def sheet(out: Path, folders: list[Path]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_folders(parser, "facades")
-    parser.add_argument("--steps", type=int, default=14000)
-    parser.add_argument("--scorer-steps", type=int, default=800)
+    parser.add_argument("--steps", type=int, default=12000)
+    parser.add_argument("--scorer-steps", type=int, default=2400)
     options = parser.parse_args()
     facades, out = options.data / "facades", options.out
     if not facades.is_dir():

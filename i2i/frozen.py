@@ -160,12 +160,14 @@ def _order(network: nn.Module, window: Tensor) -> list[str]:
 
 
 def frozen(network: Network, statistics: Mapping[str, Any]) -> Network:
-    """A copy of a network, in evaluation mode, that normalises by ``statistics``, whatever it sees: each ``nn.InstanceNorm2d``
-    and ``nn.GroupNorm`` is an ``nn.BatchNorm2d``. Raises ``ModelError`` for the statistics of another network."""
+    """A network with the weights of ``network`` (the same tensors, so it is not to be moved or changed), in evaluation mode, that
+    normalises by ``statistics``, whatever it sees: each ``nn.InstanceNorm2d`` and ``nn.GroupNorm`` is an ``nn.BatchNorm2d``.
+    Raises ``ModelError`` for the statistics of another network."""
     sizes = {name: channels_of(layer) for name, layer in network.named_modules() if isinstance(layer, Norm)}
     if {name: len(known["mean"]) for name, known in statistics.items()} != sizes:
         raise ModelError("the recorded statistics are those of another network; start again with --overwrite")
-    return _with_norms(network, lambda name, layer: _fixed(layer, statistics[name])).eval()
+    place = next(network.parameters()).device
+    return _with_norms(network, lambda name, layer: _fixed(layer, statistics[name]).to(place)).eval()
 
 
 def _fixed(layer: Norm, known: Mapping[str, Any]) -> nn.BatchNorm2d:
@@ -180,12 +182,23 @@ def _fixed(layer: Norm, known: Mapping[str, Any]) -> nn.BatchNorm2d:
 
 
 def _with_norms(network: Network, change: Callable[[str, Norm], nn.Module]) -> Network:
-    result = copy.deepcopy(network)
+    result = _twin(network, {})
     for name, layer in [found for found in result.named_modules() if isinstance(found[1], Norm)]:
         parent, _, child = name.rpartition(".")
         assert isinstance(layer, Norm)
         setattr(result.get_submodule(parent), child, change(name, layer))
     return result
+
+
+def _twin(network: Network, made: dict[nn.Module, nn.Module]) -> Network:
+    """Modules of its own with the weights of ``network``: a copy of these for each small image would take longer than the
+    image. ``made``: the modules that have a twin already."""
+    if network not in made:
+        made[network] = result = copy.copy(network)
+        result._modules = {name: child and _twin(child, made) for name, child in network._modules.items()}
+    found = made[network]
+    assert isinstance(found, type(network))
+    return found
 
 
 # ------------------------------------------------------------------------------------------- the windows that stand for an image

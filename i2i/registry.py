@@ -137,9 +137,13 @@ class Registry:
             raise PluginError(f"the plugin {name} of {broken.distribution} is broken: {broken.reason}")
         return next(task for task in plugin.tasks if task.name == name)
 
+    @cached_property
+    def _extensions(self) -> list[EntryPoint]:
+        return installed.found(installed.EXTENSIONS)
+
     def extensions(self) -> list[Plugin]:
         """The extensions that work."""
-        return [plugin for entry in installed.found(installed.EXTENSIONS) if (plugin := self._plugin(entry))]
+        return [plugin for entry in self._extensions if (plugin := self._plugin(entry))]
 
     def all(self) -> list[Plugin]:
         """Every plugin that works, tasks first: imports them all."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import re
@@ -12,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from scipy import ndimage
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-SCRIPTS = sorted(
-    path for path in FOLDER.rglob("*.py") if "ArgumentParser(" in path.read_text("utf-8") and path.stem != "experiment"
-)
+SCRIPTS = sorted(path for path in FOLDER.rglob("*.py") if 'if __name__ == "__main__"' in path.read_text("utf-8"))
+TRAINED = ["faster_rcnn_schemes", "mask_rcnn_heads", "pix2pix_loss", "pix2pix_generator", "pix2pix_patch"]
 
 
 @pytest.fixture
@@ -63,7 +64,9 @@ def test_help_says_how_to_start_a_script(script):
     assert all(f"\n  {word}" in done.stdout or f", {word}" in done.stdout for word in re.findall(r"--[a-z-]+", usage)), usage
 
 
-@pytest.mark.parametrize("name", ["unet_border_weight", "unet_augmentation", "unet_vs_patch", "training_speed", "transfer"])
+@pytest.mark.parametrize(
+    "name", ["unet_border_weight", "unet_augmentation", "unet_vs_patch", "training_speed", "transfer", *TRAINED]
+)
 def test_data_that_are_not_there_are_named(name, tmp_path):
     script = next(path for path in SCRIPTS if path.stem == name)
     words = ["--data", str(tmp_path), "--out", str(tmp_path / "out")]
@@ -117,6 +120,21 @@ def test_figures_of_a_run_that_fails_are_not_kept(experiment, tmp_path):
 )
 def test_an_ordering_counts_beyond_the_spread_alone(experiment, first, second, way):
     assert experiment.ordering(first, second) == way
+
+
+def test_a_lesson_says_what_holds_and_what_does_not(experiment):
+    claims = [
+        experiment.Claim("A is above B", "error", [3.0, 3.1], [1.0, 1.1]),
+        experiment.Claim("C is above D", "error", [1.0, 1.1], [3.0, 3.1]),
+        experiment.Claim("E is above F", "error", [1.0, 3.0], [2.0, 2.1]),
+    ]
+    lines = experiment.lesson(claims).splitlines()
+    assert lines[0] == "- A is above B: so it is here; error 3.05 against 1.05, the seeds differ by 0.1."
+    assert "the other way round here" in lines[1] and "undecided" in lines[2]
+    assert lines[-1] == (
+        "What holds here: A is above B. The other way round than in the paper: C is above D. "
+        "Undecided: E is above F; it would need more steps, or more seeds."
+    )
 
 
 def test_means_are_shown_with_their_least_and_largest(experiment):
@@ -201,6 +219,66 @@ def test_rows_of_augmentation_are_compared_with_all(module):
     full = [{"pixel": value, "rand": 0.1, "seconds": 60} for value in (0.1, 0.11)]
     assert augmentation.row((), 5, runs, full)[:4] == ["none", "5", "0.2100 (0.2000 to 0.2200)", "higher"]
     assert augmentation.row(augmentation.ALL, 5, full, full)[3] == "-"
+
+
+def test_what_each_part_of_the_augmentation_adds_is_claimed(module):
+    papers = module("unet_augmentation")
+    runs = {key: [{"pixel": error}, {"pixel": error + 0.001}] for key, error in
+            {(5, ()): 0.2, (5, ("rotation",)): 0.1, (5, papers.ALL): 0.05}.items()}  # fmt: skip
+    assert [str(claim).split(":")[0] for claim in papers.claims(runs)] == ["of 5 images, rotation helps after nothing"]
+    assert papers.claims(runs)[0].way == 1
+
+
+def test_cells_that_scripts_share_have_one_name(module):
+    cells = [
+        *module("pix2pix_loss").CELLS.values(),
+        *module("pix2pix_generator").CELLS.values(),
+        *module("pix2pix_patch").CELLS.values(),
+    ]
+    assert len({cell.name for cell in cells}) == 6 + 2 + 3 and len(cells) == 14
+
+
+def test_claims_on_pix2pix_take_the_figures_of_their_cells(module):
+    """Where each row is better than those before it, a claim on a later one holds."""
+    figures = ("pixel_accuracy", "class_iou", "sharpness", "variety")
+    for name, holds in (("pix2pix_loss", 9), ("pix2pix_generator", 4), ("pix2pix_patch", 3)):
+        script = module(name)
+        found = {title: [dict.fromkeys(figures, place + more) for more in (0, 0.1)] for place, title in enumerate(script.CELLS)}
+        assert sum(claim.way == 1 for claim in script.claims(found)) == holds, name
+
+
+def test_nuclei_become_coco_with_a_category_for_each_set(module, tmp_path, monkeypatch):
+    cells = module("nuclei_cells")
+    for name in cells.SETS:
+        for kind in ("images", "masks"):
+            (tmp_path / name / "train" / kind).mkdir(parents=True)
+        mask = np.zeros((20, 30), np.uint8)
+        mask[2:6, 3:9], mask[10:12, 20:25] = 1, 7
+        tifffile.imwrite(tmp_path / name / f"train/images/{name}.tif", mask)
+        tifffile.imwrite(tmp_path / name / f"train/masks/{name}.tif", mask)
+    cells._gathered(tmp_path, list(cells.SETS), "train", tmp_path / "out")
+    made = json.loads((tmp_path / "out/objects.json").read_text("utf-8"))
+    assert [image["file_name"] for image in made["images"]] == [f"{name}.tif" for name in cells.SETS]
+    assert [each["category_id"] for each in made["annotations"]] == [1, 1, 2, 2]
+    assert made["annotations"][0]["bbox"] == [3, 2, 6, 4] and len({each["id"] for each in made["annotations"]}) == 4
+    monkeypatch.setattr(cells, "LARGEST", 29)
+    cells._gathered(tmp_path, list(cells.SETS), "train", tmp_path / "none")
+    assert json.loads((tmp_path / "none/objects.json").read_text("utf-8"))["images"] == []
+
+
+def test_schemes_learn_from_as_many_batches(module):
+    schemes = module("faster_rcnn_schemes")
+    cells = schemes.cells_of(argparse.Namespace(steps=50))
+    steps = {title: words[words.index("--steps") + 1] for title, words in cells.items()}
+    assert set(cells) == set(schemes.PAPER) and steps["approximate joint"] == "100" and steps["alternating"] == "50"
+
+
+@pytest.mark.parametrize("width", [2, 5, 9])
+def test_the_size_of_structures_grows_with_them(module, width):
+    """White noise blurred by a box: its autocorrelation is a triangle that falls to a half at half of the box."""
+    noise = np.random.default_rng(0).normal(size=(256, 256))
+    blurred = ndimage.uniform_filter(noise, width, mode="wrap")
+    assert module("gatys_layers").structure(np.stack([blurred] * 3, -1)) == pytest.approx(width / 2, rel=0.15)
 
 
 def test_the_pace_is_that_of_the_middle_steps(module):

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1]))
 from experiment import (
     Budget,
+    Claim,
     Figures,
     add_budget,
     add_folders,
@@ -29,6 +30,7 @@ from experiment import (
     evaluate,
     files_of,
     kept,
+    lesson,
     numbers,
     ordering,
     predict,
@@ -97,6 +99,23 @@ def row(parts: Sequence[str], images: int, runs: Sequence[Figures], full: Sequen
     return [title(parts), str(images), shown(errors, 4), compared, shown([run["rand"] for run in runs], 4), minutes]
 
 
+def claims(found: Mapping[tuple[int, tuple[str, ...]], Sequence[Figures]]) -> list[Claim]:
+    """That each part, added to those before it, makes the error smaller."""
+    errors = {key: [run["pixel"] for run in runs] for key, runs in found.items()}
+    added = [(ALL[:number], ALL[: number + 1]) for number in range(len(ALL))]
+    return [
+        Claim(
+            f"of {images} images, {more[-1]} helps after {', '.join(less) or 'nothing'}",
+            "pixel error",
+            errors[images, less],
+            runs,
+        )
+        for (images, more), runs in errors.items()
+        for less in [before for before, after in added if after == more]
+        if (images, less) in errors
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_folders(parser, SET)
@@ -116,7 +135,7 @@ def main() -> None:
             runs.append(kept(asked.out, name, settings, make))
     print(f"{machine()}; {SET}; {budget}; seeds {', '.join(map(str, asked.seeds))}\n")
     rows = [row(parts, images, runs, found.get((images, ALL), [])) for (images, parts), runs in found.items()]
-    print(table(HEAD, rows))
+    print(f"{table(HEAD, rows)}\n\n{lesson(claims(found))}")
 
 
 if __name__ == "__main__":

@@ -141,7 +141,7 @@ def parse() -> argparse.Namespace:
     add_folders(parser, SET)
     parser.add_argument("--sizes", type=numbers, default=(17, 33, 49, 65), help="of the patches (default: 17,33,49,65)")
     parser.add_argument("--seconds", type=float, default=90, help="of training for each network (default: 90)")
-    parser.add_argument("--seeds", type=numbers, default=(0,), help="of the runs of each network (default: 0)")
+    parser.add_argument("--seeds", type=numbers, default=(0, 1), help="of the runs of each network (default: 0,1)")
     parser.add_argument("--patches", type=int, default=256, help="in a step of a patch classifier (default: 256)")
     parser.add_argument("--depth", type=int, default=4, help="of the U-Net (default: 4)")
     parser.add_argument("--filters", type=int, default=16, help="of the U-Net (default: 16)")

@@ -69,9 +69,9 @@ class TranslatePredictor(DensePredictor):
     prepared. With ``options.samples``, it is a sample: the noise is that of the seed that it is prepared with."""
 
     def __init__(self, network: Generator, ranges: Ranges, runtime: Runtime, options: TranslateOptions | None = None) -> None:
-        self.network = network.eval().requires_grad_(False)
         self.ranges = ranges
         self.runtime = runtime
+        self.network = self._placed(network.eval().requires_grad_(False))
         self.options = options or TranslateOptions()
         self.positions = self.options.samples > 0
         self.footprint = footprint(network.config, self.options.statistics)
@@ -91,11 +91,15 @@ class TranslatePredictor(DensePredictor):
         image = Output("image", channels, dtype, "image", keeps_channels=self.ranges.units == "input")
         return image, Output("float", channels, "float32", "image", keeps_channels=self.ranges.units == "input")
 
-    def _placed(self, network: Generator) -> nn.Module:
-        """On its device, in its precision, the head in single precision; with the noise of the seed for a sample."""
-        placed = network.to(self.runtime.device, self._dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    def _placed(self, network: Generator) -> Generator:
+        """On its device, in its precision, the head in single precision."""
+        placed: Generator = network.to(self.runtime.device, self._dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         placed.head.float()
-        return Sampled(placed, self._seed) if self.positions else placed
+        return placed
+
+    def _noisy(self, network: Generator) -> nn.Module:
+        """For a sample, with the noise of the seed."""
+        return Sampled(network, self._seed) if self.positions else network
 
     def _given(self, windows: Tensor) -> Tensor:
         """As the network takes windows; the places in them need all digits."""
@@ -119,7 +123,7 @@ class TranslatePredictor(DensePredictor):
 
     def _measured(self, source: Source, seed: int) -> Statistics:
         """Of the normalisations over the image."""
-        network, config = self._placed(copy.deepcopy(self.network)), self.network.config
+        network, config = self._noisy(self.network), self.network.config
         reach, stride = halo(config), config.multiple_of
         if self._exactly(source.spec, reach):
             return measure_exactly(network, partial(self._cover, source, reach, stride))
@@ -145,8 +149,7 @@ class TranslatePredictor(DensePredictor):
         prepared = copy.copy(self)
         prepared.ranges = Ranges.from_mapping(statistics["ranges"])
         prepared._known, prepared._seed = dict(statistics["normalization"]), statistics.get("seed", 0)
-        network = frozen(self.network, prepared._known) if prepared._known else copy.deepcopy(self.network)
-        prepared._fixed = prepared._placed(network)
+        prepared._fixed = prepared._noisy(frozen(self.network, prepared._known) if prepared._known else self.network)
         return prepared
 
     def normalize(self, pixels: Array) -> npt.NDArray[np.float32]:

@@ -74,7 +74,7 @@ class TransferPredictor(DensePredictor):
     def with_statistics(self, statistics: Mapping[str, Any]) -> Self:
         prepared = copy.copy(self)
         prepared._known = dict(statistics["normalization"])
-        prepared._fixed = self._placed(folded(frozen(self.network, prepared._known)))
+        prepared._fixed = self._placed(folded(copy.deepcopy(frozen(self.network, prepared._known))))
         return prepared
 
     def normalize(self, pixels: Array) -> npt.NDArray[np.float32]:

@@ -131,6 +131,11 @@ def test_a_mask_may_be_a_pixel_wide(tmp_path: Path) -> None:
     assert np.array_equal(load_labels(save(tmp_path / "a.tif", pixels), (9, 1)).numpy(), pixels)
 
 
+def test_a_restless_mask_of_few_classes_is_one(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 12, (20, 30)).astype(np.uint8)
+    assert np.array_equal(load_labels(save(tmp_path / "a.tif", pixels), (20, 30)).numpy(), pixels)
+
+
 @pytest.mark.parametrize(
     ("pixels", "text"),
     [

@@ -78,6 +78,15 @@ def test_cores_tile_the_padded_image_and_lie_in_their_windows(height, width, sid
     assert total == np.prod([max(32, -(-length // 4) * 4) for length in (height, width)])
 
 
+def test_a_frozen_network_shares_weights_and_leaves_the_other_as_it_was():
+    plain, image = network("affine"), torch.rand(1, 2, 40, 40, dtype=torch.float64)
+    plain.append(plain[2])  # a layer that is passed twice stays one
+    expected, known = plain(image), measure(plain, image)
+    made = frozen(plain, known)
+    assert made[6] is made[2] and all(made[place].weight is plain[place].weight for place in (0, 3))
+    assert torch.equal(plain(image), expected) and isinstance(plain[1], nn.InstanceNorm2d)
+
+
 def test_larger_windows_are_fewer():
     spec = ImageSpec(5000, 3000, 1)
     assert [len(sample_regions(spec, 0, side)) for side in (256, 512, 1024)] == [15, 4, 1]

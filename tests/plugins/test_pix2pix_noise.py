@@ -158,8 +158,8 @@ def test_layers_of_few_pixels_are_the_convolutions(side, up, memory):
 
 
 def test_a_head_of_half_precision_answers_in_single():
-    network = predictor(GeneratorConfig("unet", 1, 1, 2, 4, "batch", head="linear"))
-    network.runtime = Runtime(precision="bf16")
-    ready = network.prepare(ArraySource(blobs(32, 32, 1)), 0)
+    network = predictor(GeneratorConfig("unet", 1, 1, 2, 4, "batch", head="linear")).network
+    made = TranslatePredictor(network, Ranges(Normalization("range")), Runtime(precision="bf16"))
+    ready = made.prepare(ArraySource(blobs(32, 32, 1)), 0)
     answer = ready(torch.rand((1, 1, 32, 32)))
     assert answer.dtype == torch.float32 and not torch.equal(answer, answer.bfloat16().float())
