@@ -51,8 +51,7 @@ def run(task: str, input: str | Path, output: str | Path | None = None, **option
     Returns the report; raises ``I2IError`` (its text is the message) when the run fails.
     """
     registry = Registry()
-    exporters = {exporter.name for exporter in registry.exporters(task)}
-    exports = {name: str(options.pop(name)) for name in list(options) if name in exporters}
+    exports = _exports(task, options, registry)
     current = _session(task, options, registry)
     items = batch.plan_items(current, [str(input)], str(output or ""), exports)
     if len(items) > 1:
@@ -61,9 +60,18 @@ def run(task: str, input: str | Path, output: str | Path | None = None, **option
 
 
 def run_many(task: str, inputs: Sequence[str | Path], output: str | Path | None = None, **options: Any) -> list[RunReport]:
-    """Run a task on files, folders and globs. A failed image has its error in its report; nothing is raised for it."""
-    current = _session(task, options, Registry())
-    return batch.process(current, batch.plan_items(current, [str(path) for path in inputs], str(output or ""), {}))
+    """Run a task on files, folders and globs, with the options of :func:`run`; exporters are given folders. A failed image has
+    its error in its report; nothing is raised for it."""
+    registry = Registry()
+    exports = _exports(task, options, registry)
+    current = _session(task, options, registry)
+    return batch.process(current, batch.plan_items(current, [str(path) for path in inputs], str(output or ""), exports))
+
+
+def _exports(task: str, options: dict[str, Any], registry: Registry) -> dict[str, str]:
+    """Those of the options that name exporters, taken out of them."""
+    exporters = {exporter.name for exporter in registry.exporters(task)}
+    return {name: str(options.pop(name)) for name in list(options) if name in exporters}
 
 
 def _session(task: str, options: Mapping[str, Any], registry: Registry) -> Session:

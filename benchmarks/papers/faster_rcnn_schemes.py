@@ -34,8 +34,7 @@ def cells_of(asked: argparse.Namespace) -> dict[str, list[str]]:
     """The words of each row's training."""
 
     def words(scheme: str, steps: int, *more: str) -> list[str]:
-        every = max(1, steps // 2)
-        return ["--scheme", scheme, "--roi", "warp", "--steps", str(steps), "--validate-every", str(every), *more]
+        return ["--scheme", scheme, "--roi", "warp", "--steps", str(steps), "--validate-every", str(steps), *more]
 
     return {
         "alternating": words("alternating", asked.steps),

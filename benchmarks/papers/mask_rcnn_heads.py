@@ -24,7 +24,7 @@ PAPER = {"sigmoid, RoIAlign": "30.3", "softmax, RoIAlign": "24.8", "sigmoid, RoI
 
 def cells_of(asked: argparse.Namespace) -> dict[str, list[str]]:
     """The words of each row's training."""
-    steps = ["--steps", str(asked.steps), "--validate-every", str(max(1, asked.steps // 2))]
+    steps = ["--steps", str(asked.steps), "--validate-every", str(asked.steps)]
     return {
         title: ["--mask-loss", title.split(",")[0], "--roi", title.split("RoI")[1].lower(), *steps] for title in PAPER
     }  # fmt: skip

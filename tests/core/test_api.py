@@ -37,6 +37,15 @@ def test_an_array_gives_the_labels_of_its_file(segment, tmp_path):
     written.close()
 
 
+def test_a_folder_is_run_with_exporters(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.png").write_bytes(SAMPLE.read_bytes())
+    (tmp_path / "in/b.png").write_bytes(b"no image")
+    done, failed = i2i.api.run_many("segment", [tmp_path / "in"], tmp_path / "out", csv=tmp_path / "tables", tile=256)
+    assert (tmp_path / "tables/a.csv").read_text("utf-8").startswith("id,") and not done.error
+    assert "b.png" in failed.error and not (tmp_path / "tables/b.csv").exists()
+
+
 @pytest.mark.parametrize("dtype", ["uint16", "int32", "float32", "float64"])
 def test_the_dtype_of_an_array_changes_nothing(segment, dtype):
     assert np.array_equal(segment(sample().astype(dtype)), segment(sample()))
