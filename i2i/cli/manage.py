@@ -122,7 +122,9 @@ def _models_get(registry: Registry, values: Mapping[str, Any]) -> None:
 def _models_export(registry: Registry, values: Mapping[str, Any]) -> None:
     from i2i.exchange import export_model
 
-    found = export_model(values["name"], values["output"], overwrite=values["overwrite"], registry=registry)
+    found = export_model(
+        values["name"], values["output"], format=values["format"], overwrite=values["overwrite"], registry=registry
+    )
     if values["json_"]:
         console.put_json(found)
         return
@@ -131,7 +133,7 @@ def _models_export(registry: Registry, values: Mapping[str, Any]) -> None:
     if found["difference"] is None:
         console.say("not checked: onnxruntime is not installed")
     else:
-        console.say(f"checked in onnxruntime: differs from the model by {found['difference']:.1e} of its answers' range at most")
+        console.say(f"checked by running it: differs from the model by {found['difference']:.1e} of its answers' range at most")
 
 
 # ------------------------------------------------------------------------------------------------------------ plugins
@@ -273,7 +275,8 @@ _NAME_OR_FILE = positional("name", str, "the model's name, from i2i models list,
 _FILE = positional("file", str, "an image", "FILE")
 _FOLDER = positional("folder", str, "the folder for the results (default: i2i-demo)", "FOLDER", default="")
 
-_ONNX = named("output", ["-o", "--output"], str, ..., "the file to write, .onnx", INPUT, "FILE")
+_EXPORTED = named("output", ["-o", "--output"], str, ..., "the file to write, .onnx, .pt or .ts", INPUT, "FILE")
+_FORMAT = named("format", ["--format"], str, "", "onnx or torchscript (default: by the file's name)", INPUT, "NAME")
 _OVERWRITE = named("overwrite", ["--overwrite"], bool, False, "replace an existing file", INPUT)
 
 _COMMANDS: dict[str, tuple[str, list[Any], Body]] = {
@@ -281,8 +284,8 @@ _COMMANDS: dict[str, tuple[str, list[Any], Body]] = {
     "models info": ("The card of a model, or what a model file says of itself", [_NAME_OR_FILE], _models_info),
     "models get": ("Fetch a model into the cache, for use offline", [_NAME], _models_get),
     "models export": (
-        "A model's network as an ONNX file, for other programs",
-        [_NAME_OR_FILE, _ONNX, _OVERWRITE],
+        "A model's network as an ONNX or TorchScript file, for other programs",
+        [_NAME_OR_FILE, _EXPORTED, _FORMAT, _OVERWRITE],
         _models_export,
     ),
     "plugins list": ("The plugins and what each gives", [], _plugins_list),
