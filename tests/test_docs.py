@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
+import inspect
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
+from i2i import contracts, hookspecs
+from i2i.contracts import ImageSpec, Runtime
 from i2i.geometry import Region, make_grid
 from i2i.models import open_model
 from i2i_unet import i2i_models
@@ -74,3 +80,58 @@ def test_figures_of_the_bundled_model_are_those_of_its_card():
     grown = open_model(card.file, card).config["label_rule"]["dilate"]
     words = {1: "one pixel", 2: "two pixels"}[grown]
     assert f"it grows {words}" in " ".join((ROOT / "docs/architecture.md").read_text("utf-8").split())
+
+
+# ------------------------------------------------------------------------------------------------ what is made from the code
+
+
+def make_reference():
+    spec = importlib.util.spec_from_file_location("make_reference", ROOT / "docs/make_reference.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["cli.md", "contracts.md"])
+def test_what_is_made_from_the_code_is_that_of_the_code(name, monkeypatch):
+    monkeypatch.setenv("I2I_DISABLE_PLUGINS", "1")
+    assert (ROOT / "docs" / name).read_text("utf-8") == make_reference().MADE[name](), "run python docs/make_reference.py"
+
+
+def test_every_hook_and_every_name_of_the_contracts_is_in_the_reference():
+    text = (ROOT / "docs/contracts.md").read_text("utf-8")
+    hooks = [name for name in vars(hookspecs) if name.startswith("i2i_")]
+    classes = [name for name in contracts.__all__ if inspect.isclass(getattr(contracts, name))]
+    assert len(hooks) == 4 and len(classes) > 20
+    assert all(f"`{hook}() ->" in text for hook in hooks) and all(f"### {name}\n" in text for name in classes)
+
+
+def code_of_plugins(start: str) -> str:
+    """The block of Python in the document that begins so."""
+    blocks = re.findall(r"```python\n(.+?)```", (ROOT / "docs/plugins.md").read_text("utf-8"), re.S)
+    (found,) = [block for block in blocks if block.startswith(start)]
+    return found
+
+
+def test_the_plugin_of_the_document_keeps_the_contract(tmp_path, monkeypatch):
+    """Its module and its test, as a reader would copy them; and it sharpens."""
+    (tmp_path / "i2i_unsharp.py").write_text(code_of_plugins('"""Sharpen'), "utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    namespace: dict = {}
+    exec(code_of_plugins("from i2i.testing"), namespace)
+    namespace["test_contract"]()
+    (task,) = namespace["i2i_tasks"]()
+    step = np.zeros((40, 40, 1), np.uint8)
+    step[:, 20:] = 100
+    predictor = task.load(task.options(), None, Runtime()).fitted(ImageSpec(40, 40))
+    halo = predictor.footprint.halo
+    batch = torch.from_numpy(step.astype(np.float32)).permute(2, 0, 1)[None]
+    sharp = predictor(batch)[0, 0].numpy()
+    inner = step[halo:-halo, halo:-halo, 0].astype(np.float32)
+    assert sharp.shape == inner.shape and sharp.max() > 110 and sharp.min() < -10
+
+
+def test_what_is_said_of_broken_plugins_names_every_kind():
+    text = (ROOT / "docs/plugins.md").read_text("utf-8")
+    rows = text[text.index("| what is wrong") :].split("\n\n")[0].splitlines()[2:]
+    assert len(rows) == 6  # as many as tests/plugins/test_broken_plugins.py breaks

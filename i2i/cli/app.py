@@ -117,7 +117,7 @@ _MODELS = {
     "list": "The models by task",
     "info": "The card of a model, or what a model file says of itself",
     "get": "Fetch a model into the cache, for use offline",
-    "export": "A model's network as an ONNX file, for other programs",
+    "export": "A model's network as an ONNX or TorchScript file, for other programs",
 }
 _PLUGINS = {"list": "The plugins and what each gives", "check": "Load every plugin; name those that are broken"}
 _SINGLE = {
