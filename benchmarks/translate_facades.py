@@ -1,6 +1,6 @@
 """Labels to facades: L1 + cGAN beside L1 alone, for as many steps; on data that they were not made for; a sheet to look at.
 
-    python benchmarks/translate_facades.py --data DIR --out FOLDER [--steps 12000] [--scorer-steps 2400]
+    python benchmarks/translate_facades.py --data DIR --out FOLDER [--steps 9000] [--scorer-steps 2400]
 
 DIR holds `facades` (train/pairs, test/pairs: photographs left, labels right). L1 and SSIM are those of `i2i eval translate`; the
 FCN-score is by a U-Net that `i2i train segment` makes from the training photographs and their labels (the colours of the label
@@ -99,7 +99,7 @@ def sheet(out: Path, folders: list[Path]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_folders(parser, "facades")
-    parser.add_argument("--steps", type=int, default=12000)
+    parser.add_argument("--steps", type=int, default=9000)
     parser.add_argument("--scorer-steps", type=int, default=2400)
     options = parser.parse_args()
     facades, out = options.data / "facades", options.out

@@ -20,6 +20,9 @@ from PIL import Image
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples/i2i-example-plugin"
 DISTRIBUTION = "i2i-example-flatten"
+MODEL = ROOT / "examples/i2i-example-model"
+"""A package with a model and no code of its own."""
+MODEL_DISTRIBUTION = "i2i-example-nuclei"
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class Place:
 
     folder: Path
     wheels: tuple[Path, ...]
+    """Of the engine, the plugin, and the model."""
 
     @property
     def programs(self):
@@ -78,7 +82,9 @@ def make_environment(folder):
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stranger")
     project = shutil.copytree(EXAMPLE, folder / "project")
-    wheels = build_wheel(ROOT, folder / "engine-wheel"), build_wheel(project, folder / "example-wheel")
+    model = shutil.copytree(MODEL, folder / "model")
+    made = {"engine": ROOT, "example": project, "model": model}
+    wheels = tuple(build_wheel(source, folder / f"{name}-wheel") for name, source in made.items())
     make_environment(folder)
     made = Place(folder, wheels)
     made.pip("install", "--no-deps", "--no-index", *wheels)
@@ -160,6 +166,27 @@ def test_pictures_become_flat(place):
 def test_its_own_tests_pass(place):
     tests = place.folder / "project" / "tests"
     place.done("python", "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", tests)
+
+
+def test_the_model_of_another_package_is_one_among_the_others(place):
+    cards = json.loads(place.done("i2i", "models", "list", "--json"))
+    (card,) = [card for card in cards if card["name"] == "nuclei-quick"]
+    assert (card["task"], card["where"]) == ("segment", "bundled") and not card["default"]
+    shutil.copy(ROOT / "plugins/i2i_unet/samples/nuclei.png", place.folder / "nuclei.png")
+    report = json.loads(place.done("i2i", "segment", "nuclei.png", "-o", "n.tif", "--model", "nuclei-quick", "--json"))
+    (run,) = report["runs"]
+    assert run["model"] == "nuclei-quick" and run["objects"] > 10
+    place.done("python", "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", place.folder / "model" / "tests")
+
+
+def test_without_its_package_the_model_is_not_known(place):
+    place.pip("uninstall", "-y", MODEL_DISTRIBUTION)
+    try:
+        gone = place.call("i2i", "segment", "nuclei.png", "-o", "gone.tif", "--model", "nuclei-quick")
+        assert gone.returncode == 1 and "nuclei-quick" in gone.stderr and "Traceback" not in gone.stderr
+        assert not (place.folder / "gone.tif").exists()
+    finally:
+        place.pip("install", "--no-deps", "--no-index", place.wheels[2])
 
 
 def test_it_can_be_uninstalled(place):
