@@ -1,6 +1,6 @@
 # make demo    set up, run the main job on bundled images, offline: the result is in i2i-demo/
 # make test    set up for development, run all tests
-# make lint    ruff, mypy, import levels
+# make lint    ruff, mypy, import levels, the documents as a site (build/site)
 # make bench   the measured claims: benchmarks/*.py, each prints a table
 # make clean   remove what these made
 
@@ -34,6 +34,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python .ci/site.py
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/help_time.py
