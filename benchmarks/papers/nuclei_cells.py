@@ -26,6 +26,8 @@ from machine import machine
 SETS = {"dsb2018-fluo": "fluorescence", "dsb2018-brightfield": "bright field"}
 """The name of a nucleus by the data set that it is in."""
 NETWORK = ["--stages", "3", "--width", "64", "--box-width", "128", "--mask-width", "64"]
+THEN = "then"
+"""Between the words of two trainings, of which the second goes on with the network of the first."""
 LARGEST = 400
 """Images with a longer side are left out: a few would be most of the work."""
 FIGURES = {"box_ap50": "box AP at IoU 0.5", "box_ap": "box AP", "mask_ap50": "mask AP at IoU 0.5", "mask_ap": "mask AP"}
@@ -63,17 +65,32 @@ def prepared(data: Path, sets: Sequence[str], out: Path) -> Path:
     return folder
 
 
-def run(data: Path, out: Path, name: str, words: Sequence[str]) -> Figures:
-    """One training, judged on the test split."""
-    model = out / f"{name}.safetensors"
-    learn = ["--images", str(data / "train/images"), "--coco", str(data / "train/objects.json")]
-    trained = train_task(model, "instances", *learn, *NETWORK, "--average", "0.98", "--samples", "0", *words)
+def stages_of(words: Sequence[str]) -> list[list[str]]:
+    """["a", "then", "b"] -> [["a"], ["b"]]."""
+    stages: list[list[str]] = [[]]
+    for word in words:
+        if word == THEN:
+            stages.append([])
+        else:
+            stages[-1].append(word)
+    return stages
+
+
+def run(data: Path, out: Path, name: str, words: Sequence[str], size: Sequence[str]) -> Figures:
+    """One training, or several of which each goes on with the network of the last, judged on the test split."""
+    learn = ["--images", str(data / "train/images"), "--coco", str(data / "train/objects.json"), "--samples", "0"]
+    stages = stages_of(words)
+    start, seconds, model = NETWORK, 0.0, out / f"{name}.safetensors"
+    for number, stage in enumerate(stages, 1):
+        made = model if number == len(stages) else out / f"{name}-{number}.safetensors"
+        seconds += train_task(made, "instances", *learn, *start, "--average", "0.98", *stage, *size)["seconds"]
+        start = ["--from", str(made)]
     found = out / name
     shutil.rmtree(found, ignore_errors=True)
     rules = {"score": 0.05, "max_per_tile": 300, "coco": str(found / "coco")}
     predict(data / "test/images", found / "labels", "instances", model=str(model), **rules)
     figures = evaluate(found / "coco", data / "test/objects.json", "instances", max_detections=300)
-    return {figure: figures[figure] for figure in FIGURES} | {"seconds": trained["seconds"]}
+    return {figure: figures[figure] for figure in FIGURES} | {"seconds": seconds}
 
 
 def options(doc: str, sets: Sequence[str], steps: int, helped: str) -> argparse.Namespace:
@@ -99,8 +116,8 @@ def figures_of(
         for title, words in cells.items():
             name = f"{title.replace(' ', '-').replace(',', '')}-seed-{seed}"
             size = ["--batch", str(asked.batch), "--crop", str(asked.crop), "--seed", str(seed)]
-            settings = {"words": [*words, *size]}
-            found[title].append(kept(asked.out, name, settings, partial(run, data, asked.out, name, settings["words"])))
+            make = partial(run, data, asked.out, name, words, size)
+            found[title].append(kept(asked.out, name, {"words": [*words, *size]}, make))
     rows = [
         [title, *(shown([each[figure] for each in runs]) for figure in FIGURES), paper.get(title, "-"),
          shown([each["seconds"] / 60 for each in runs], 1)]
