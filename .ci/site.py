@@ -1,6 +1,6 @@
 """The documents as a site, in build/site. A warning, such as a link to nowhere, is an error.
 
-    python .ci/site.py
+python .ci/site.py
 """
 
 from __future__ import annotations

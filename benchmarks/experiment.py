@@ -224,7 +224,7 @@ def lesson(claims: Sequence[Claim], needs: str = "more steps, or more seeds") ->
     """A line for each claim, and a sentence that can be relied on."""
     parts = {
         1: "What holds here: {}.",
-        -1: "The other way round than in the paper: {}.",
+        -1: "The other way round here: {}.",
         0: "Undecided: {}; it would need " + needs + ".",
     }
     sentences = [

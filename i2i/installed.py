@@ -17,7 +17,7 @@ from pathlib import Path
 
 TASKS = "i2i"
 EXTENSIONS = "i2i.extensions"
-RESERVED = ("demo", "doctor", "eval", "info", "models", "plugins", "train")
+RESERVED = ("completion", "demo", "doctor", "eval", "info", "models", "plugins", "train")
 """The commands of i2i itself: no task can have one of these names."""
 _OWN = "i2i-engine"
 

@@ -132,7 +132,7 @@ def test_a_lesson_says_what_holds_and_what_does_not(experiment):
     assert lines[0] == "- A is above B: so it is here; error 3.05 against 1.05, the seeds differ by 0.1."
     assert "the other way round here" in lines[1] and "undecided" in lines[2]
     assert lines[-1] == (
-        "What holds here: A is above B. The other way round than in the paper: C is above D. "
+        "What holds here: A is above B. The other way round here: C is above D. "
         "Undecided: E is above F; it would need more steps, or more seeds."
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import traceback
@@ -124,6 +125,7 @@ _SINGLE = {
     "info": "What i2i sees in an image: size, channels, planes, levels",
     "demo": "Every task on bundled real input, with a page that shows it",
     "doctor": "What this machine has, and what would help",
+    "completion": "Complete i2i's words in a shell: bash, zsh, fish, powershell",
 }
 
 
@@ -184,10 +186,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _run(words: list[str], verbose: bool) -> int:
     """The exit code. Errors that the user can mend are one line on stderr; ``verbose`` shows where they came from as well."""
     try:
-        program = build()
-        with program.make_context("i2i", list(words)) as context:
-            program.invoke(context)
-        return 0
+        return _start(words)
     except I2IError as error:
         if verbose:
             traceback.print_exc()
@@ -203,6 +202,17 @@ def _run(words: list[str], verbose: bool) -> int:
         if not hasattr(error, "format_message"):  # none of typer's own errors of usage, whose class it does not name
             raise
         return _fail(_one_line(error), 2)
+
+
+def _start(words: list[str]) -> int:
+    program = build()
+    if asked := os.environ.get("_I2I_COMPLETE"):
+        from i2i.cli.completion import answer
+
+        return answer(program, asked)
+    with program.make_context("i2i", list(words)) as context:
+        program.invoke(context)
+    return 0
 
 
 def _fail(line: str, code: int) -> int:

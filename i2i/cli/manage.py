@@ -262,6 +262,16 @@ def _doctor(registry: Registry, values: Mapping[str, Any]) -> None:
     console.put("\n".join(f"- {line}" for line in advice) or "nothing to mend")
 
 
+def _completion(registry: Registry, values: Mapping[str, Any]) -> None:
+    from i2i.cli.completion import script
+
+    text = script(values["shell"])
+    if values["json_"]:
+        console.put_json({"shell": values["shell"], "script": text})
+    else:
+        console.put(text)
+
+
 def _demo(registry: Registry, values: Mapping[str, Any]) -> None:
     from i2i.cli.demo import run_demo
 
@@ -273,6 +283,7 @@ def _demo(registry: Registry, values: Mapping[str, Any]) -> None:
 _NAME = positional("name", str, "the model's name, from i2i models list", "NAME")
 _NAME_OR_FILE = positional("name", str, "the model's name, from i2i models list, or a file", "NAME_OR_PATH")
 _FILE = positional("file", str, "an image", "FILE")
+_SHELL = positional("shell", str, "bash, zsh, fish or powershell", "SHELL")
 _FOLDER = positional("folder", str, "the folder for the results (default: i2i-demo)", "FOLDER", default="")
 
 _EXPORTED = named("output", ["-o", "--output"], str, ..., "the file to write, .onnx, .pt or .ts", INPUT, "FILE")
@@ -292,5 +303,6 @@ _COMMANDS: dict[str, tuple[str, list[Any], Body]] = {
     "plugins check": ("Load every plugin; name those that are broken", [], _plugins_check),
     "info": ("What i2i sees in an image", [_FILE], _info),
     "doctor": ("What is there, and what would help", [], _doctor),
+    "completion": ('What a shell reads to complete i2i\'s words: eval "$(i2i completion bash)"', [_SHELL], _completion),
     "demo": ("Every task on bundled real input, and an HTML page that shows the results", [_FOLDER], _demo),
 }

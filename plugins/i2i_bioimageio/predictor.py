@@ -79,7 +79,7 @@ class BioimagePredictor(DensePredictor):
         return prepared
 
     def normalize(self, pixels: Array) -> npt.NDArray[np.float32]:
-        numbers = pixels.astype(np.float32)
+        numbers: npt.NDArray[np.float32] = pixels.astype(np.float32)
         for step in self.steps:
             numbers = step.apply(numbers)
         return numbers
@@ -100,7 +100,8 @@ def ordered_call(description: Description, network: Network, batch: npt.NDArray[
 
     def turned(pixels: npt.NDArray[np.float32], have: str) -> npt.NDArray[np.float32]:
         """From the order of ``have`` to the network's, without channels where that has none."""
-        have, pixels = (have, pixels) if "c" in order else (have.replace("c", ""), pixels.take(0, axis=have.index("c")))
+        if "c" not in order:
+            pixels, have = np.asarray(np.take(pixels, 0, axis=have.index("c"))), have.replace("c", "")
         return np.ascontiguousarray(np.transpose(pixels, [have.index(kind) for kind in order]))
 
     if "b" in order:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -224,3 +227,35 @@ def test_plans_and_reports_are_plain_json(i2i):
     save("a.png")
     text = done(i2i("segment", "a.png", "--dry-run", "--json")).out
     assert json.loads(text)["runs"][0]["model"] == "nuclei-fluo"
+
+
+# ----------------------------------------------------------------------------------------------------------- completion
+
+
+@pytest.mark.parametrize(
+    ("words", "found", "missing"),
+    [("seg", "segment", "stylize"), ("segment --mem", "--memory", "--tile"), ("train instances --ba", "--backbone", "--rate"),
+     ("models e", "export", "list")],
+)  # fmt: skip
+def test_a_shell_is_told_the_words_that_fit(i2i, monkeypatch, words, found, missing):
+    monkeypatch.setenv("_I2I_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", f"i2i {words}")
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split())))
+    told = done(i2i()).out.split()
+    assert found in told and missing not in told
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "powershell"])
+def test_the_script_of_a_shell_asks_i2i(i2i, shell):
+    text = done(i2i("completion", shell)).out
+    assert "_I2I_COMPLETE" in text and "i2i" in text
+    assert done(i2i("completion", shell, "--json")).json["script"] == text.strip()
+    refused(i2i("completion", "tcsh"), 2, "tcsh", "bash, zsh")
+
+
+def test_the_script_of_bash_completes_in_bash(i2i, folder):
+    (folder / "script").write_text(done(i2i("completion", "bash")).out, "utf-8")
+    ask = '. ./script; COMP_WORDS=(i2i sty); COMP_CWORD=1; _i2i_completion i2i; echo "${COMPREPLY[@]}"'
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    told = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True, env=os.environ | {"PATH": path})
+    assert told.stdout.strip() == "stylize", told.stderr
