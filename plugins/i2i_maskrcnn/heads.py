@@ -58,12 +58,14 @@ class Heads(RoIHeads):  # type: ignore[misc]
 
     def losses(self, features: Mapping[str, Tensor], proposals: list[Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
         """``cls``, ``box`` and ``mask``: L_cls, L_box and L_mask (section 3). Where proposals have a gradient it flows through
-        the features of their regions; what is to be learnt of them is taken as fixed."""
+        the features of their regions, and, of those on objects, through what the box head is to say of them: a proposal nearer to
+        its object asks for less. Which object that is, and the part of its mask, are taken as fixed."""
         boxes, matched, labels = self._sampled(proposals, targets)
         nothing = self._nothing(features)
         if not sum(map(len, boxes)):  # in a crowd that is everywhere, nothing is background
             return {"cls": nothing, "box": nothing, "mask": nothing}
-        wanted = self.box_coder.encode(self._matched_boxes(targets, matched), [one.detach() for one in boxes])
+        objects = [torch.where(label[:, None] > 0, one, one.detach()) for one, label in zip(boxes, labels, strict=True)]
+        wanted = self.box_coder.encode(self._matched_boxes(targets, matched), objects)
         logits, deltas = self._boxes(self.box_roi_pool(features, boxes))
         cls, box = fastrcnn_loss(logits, deltas, labels, list(wanted))
         positive = [torch.nonzero(one > 0)[:, 0] for one in labels]

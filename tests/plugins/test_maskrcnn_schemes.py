@@ -92,6 +92,27 @@ def test_the_gradient_of_the_proposals_is_that_of_finite_differences() -> None:
     assert (values[0] - values[1]) / 2e-3 == pytest.approx(float(gradient[place]), rel=0.05)
 
 
+def test_a_proposal_is_drawn_to_where_the_box_head_has_less_to_say() -> None:
+    """Of features that are equal everywhere, the gradient of L_box is that of what is wanted of the proposal alone: finite
+    differences again. A proposal on nothing has none."""
+    net = begin(SCHEMES["non-approximate-joint"][0], replace(TINY, roi="warp"), start(), start()).train()
+    features = {name: torch.zeros_like(level) for name, level in net.backbone(torch.zeros(1, 1, 32, 32)).items()}
+    places = torch.tensor([[4.0, 5.0, 13.0, 13.0], [24.0, 1.0, 30.0, 7.0]])
+
+    def lost(proposals: Tensor) -> Tensor:
+        return net.roi_heads.losses(features, [proposals], [target([[3, 4, 13, 12]])])["box"]
+
+    moving = places.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(lost(moving), moving)
+    assert float(gradient[0].abs().min()) > 1e-4 and not gradient[1].any()
+    for column in range(4):
+        step = torch.zeros_like(places)
+        step[0, column] = 1e-2
+        with torch.no_grad():
+            slope = float(lost(places + step) - lost(places - step)) / 2e-2
+        assert slope == pytest.approx(float(gradient[0, column]), rel=0.02)
+
+
 @pytest.mark.parametrize("roi", ["align", "pool"])
 def test_without_warping_there_is_no_gradient_and_the_scheme_is_refused(roi: str) -> None:
     options = TrainOptions(images="a", masks="b", scheme="non-approximate-joint")
