@@ -225,7 +225,8 @@ def test_what_each_part_of_the_augmentation_adds_is_claimed(module):
     papers = module("unet_augmentation")
     runs = {key: [{"pixel": error}, {"pixel": error + 0.001}] for key, error in
             {(5, ()): 0.2, (5, ("rotation",)): 0.1, (5, papers.ALL): 0.05}.items()}  # fmt: skip
-    assert [str(claim).split(":")[0] for claim in papers.claims(runs)] == ["of 5 images, rotation helps after nothing"]
+    told = ["of 5 images, rotation after nothing", "of 5 images, gray and elastic after rotation"]
+    assert [str(claim).split(":")[0] for claim in papers.claims(runs)] == told
     assert papers.claims(runs)[0].way == 1
 
 
