@@ -63,6 +63,7 @@ class Weights:
     sha256: str = ""
     code: tuple[Path, str] | None = None
     arguments: Mapping[str, Any] | None = None
+    code_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ class Description:
     @property
     def files(self) -> tuple[Path, ...]:
         """All that decides what the network is."""
-        return (self.path, *(weights.file for weights in self.weights.values()))
+        codes = [weights.code[0] for weights in self.weights.values() if weights.code]
+        return (self.path, *(weights.file for weights in self.weights.values()), *codes)
 
 
 def read(place: Path) -> Description:
@@ -202,7 +204,8 @@ def _weights(folder: Path, values: Mapping[str, Any], old: bool) -> dict[str, We
     if state:
         file, sha256 = _inside(folder, state["source"]), str(state.get("sha256") or "")
         code, arguments = _architecture(folder, state, old)
-        found["pytorch"] = Weights(file, sha256, code, arguments)
+        written = state.get("architecture_sha256") if old else state["architecture"].get("sha256")
+        found["pytorch"] = Weights(file, sha256, code, arguments, str(written or ""))
     if not found:
         raise ModelError(f"weights of {', '.join(values) or 'no kind'}; onnx and pytorch_state_dict can be run")
     return found
@@ -232,13 +235,13 @@ def _inside(folder: Path, source: Any) -> Path:
     return path
 
 
-def check_hash(weights: Weights) -> None:
-    """Raises ``ModelError`` where the file is another than the description says."""
-    if not weights.sha256:
+def check_hash(path: Path, sha256: str) -> None:
+    """Raises ``ModelError`` where the file is another than the description says, if it says."""
+    if not sha256:
         return
     found = hashlib.sha256()
-    with weights.file.open("rb") as stream:
+    with path.open("rb") as stream:
         while block := stream.read(2**20):
             found.update(block)
-    if found.hexdigest() != weights.sha256:
-        raise ModelError(f"{weights.file}: not the file of the description (its sha256 differs); get the package again")
+    if found.hexdigest() != sha256:
+        raise ModelError(f"{path}: not the file of the description (its sha256 differs); get the package again")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from i2i.backends import available_cores
-from i2i.contracts import Array, DensePredictor, Footprint, Output, Runtime, Source
+from i2i.contracts import Array, DensePredictor, Footprint, ImageSpec, Output, Runtime, Source
 from i2i.errors import ModelError, UsageError
 from i2i.models.state_dicts import load_state_dict
 from i2i.normalize import sample_pixels
@@ -53,6 +53,16 @@ class BioimagePredictor(DensePredictor):
         self.outputs = (Output("image", channels_out, dtype, "image", names if len(names) == channels_out else ()),)
         self.steps = description.input.steps
         self.remarks = () if halo else ("the model names no halo, so windows are blended",)
+
+    def fitted(self, spec: ImageSpec) -> Self:
+        """An image smaller than the least that the network takes is padded up to that."""
+        rows = self.description.input.of("y")
+        assert rows is not None
+        if rows.size or min(spec.height, spec.width) >= rows.least:
+            return self
+        result = copy.copy(self)
+        result.footprint = replace(self.footprint, multiple_of=rows.least)
+        return result
 
     def prepare(self, source: Source, seed: int) -> Self:
         """With the statistics of the whole image; above 4 megapixels, of windows at seeded places."""
@@ -125,7 +135,7 @@ def load(options: BioimageOptions, runtime: Runtime) -> BioimagePredictor:
     if not wanted:
         raise ModelError(f"{description.path}: has no weights of {options.weights}; there are {', '.join(description.weights)}")
     weights = description.weights[wanted[0]]
-    check_hash(weights)
+    check_hash(weights.file, weights.sha256)
     network = _onnx(weights) if wanted[0] == "onnx" else _pytorch(weights, options.allow_code)
     return BioimagePredictor(description, network, _channels(description, network))
 
@@ -137,7 +147,7 @@ def _channels(description: Description, network: Network) -> int:
     side = rows.size or max(rows.least, rows.step)
     try:
         return ordered_call(description, network, np.zeros((1, given.channels, side, side), np.float32)).shape[1]
-    except (RuntimeError, ValueError, IndexError) as error:
+    except Exception as error:  # of onnxruntime, or of the code of others
         raise ModelError(f"{description.path}: the network does not take what its description says: {_line(error)}") from error
 
 
@@ -172,6 +182,7 @@ def _pytorch(weights: Weights, allowed: bool) -> Network:
     path, name = weights.code
     if not allowed:
         raise ModelError(f"{path}: code that builds the network; read it, and run it with --allow-code, or ask for ONNX weights")
+    check_hash(path, weights.code_sha256)
     tensors = load_state_dict(weights.file)
     spec = importlib.util.spec_from_file_location(f"i2i_bioimageio_{path.stem}", path)
     assert spec is not None and spec.loader is not None

@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 
 import i2i
-from i2i.contracts import Runtime
+from i2i.contracts import ImageSpec, Runtime
 from i2i.errors import I2IError, ModelError, UsageError
 from i2i.exchange import export_model
 from i2i.testing import assert_predictor_contract, blobs
@@ -156,6 +156,33 @@ def test_code_is_run_where_that_is_asked_for_alone(blur, tmp_path):
     seen = image * np.array([0.5, 2.0]) + np.array([1.0, -1.0])
     middle = seen[9:12, 19:22].mean((0, 1)).sum() + 3
     assert tifffile.imread(tmp_path / "out.tif")[10, 20] == pytest.approx(middle, rel=1e-5)
+
+
+def test_code_that_is_not_that_of_the_description_is_not_run(blur):
+    made = copy.deepcopy(NEW)
+    made["weights"]["pytorch_state_dict"]["architecture"]["sha256"] = "0" * 64
+    with pytest.raises(ModelError, match=r"network\.py: .*sha256 differs"):
+        load(BioimageOptions(package=str(folder_of(blur, made)), allow_code=True), Runtime())
+    assert not (blur / "ran").exists()
+    assert [path.name for path in read(blur).files] == ["rdf.yaml", "weights.pt", "network.py"]
+
+
+def test_an_image_smaller_than_the_least_is_padded_up_to_that(nuclei, tmp_path):
+    predictor = load(BioimageOptions(package=str(nuclei)), Runtime())
+    assert [predictor.fitted(ImageSpec(side, 200)).footprint.multiple_of for side in (20, 64)] == [64, 16]
+    Image.fromarray(blobs(20, 31, 1)[..., 0]).save(tmp_path / "small.png")
+    i2i.run("bioimage", tmp_path / "small.png", tmp_path / "out.tif", package=str(nuclei))
+    assert tifffile.imread(tmp_path / "out.tif").shape == (3, 20, 31)
+
+
+def test_a_network_that_does_not_take_what_is_described_is_told_in_a_line(nuclei, tmp_path):
+    place = folder_of(
+        tmp_path / "wrong", changed(inputs=[OLD["inputs"][0] | {"shape": {"min": [1, 2, 64, 64], "step": [0, 0, 16, 16]}}])
+    )
+    (place / "weights.onnx").write_bytes((nuclei / "weights.onnx").read_bytes())
+    with pytest.raises(ModelError, match="does not take what its description says") as caught:
+        load(BioimageOptions(package=str(place)), Runtime())
+    assert "\n" not in str(caught.value)
 
 
 def test_a_pickle_that_runs_code_is_not_loaded(blur, tmp_path):
