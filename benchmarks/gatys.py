@@ -141,7 +141,7 @@ def ours(options, kind, precision):
 
     targets = [StyleTarget(grams_of(encoder, reader(style), size, tiles, STYLE))]
     weights = Weights({CONTENT: 1.0}, dict.fromkeys(STYLE, 1000 / len(STYLE)))
-    objective = Objective(encoder, size, tiles, weights, targets, reader(content))
+    objective = Objective(encoder, size, tiles, weights, targets, reader(content), winograd=dtype == torch.float32)
     x = content.clone()
     return lambda: objective(x)[0], torch.get_num_threads()
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from i2i.errors import ModelError, UsageError
+from i2i_style.convolve import convolve, halved
 
 Pooling = Literal["avg", "max"]
 _LEAST = 0.02
@@ -109,17 +110,19 @@ class Encoder(nn.Module):
         assert isinstance(found, nn.Conv2d)
         return found
 
-    def forward(self, image: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
+    def forward(self, image: Tensor, layers: Iterable[str], *, winograd: bool = False) -> dict[str, Tensor]:
         """(N, 3, H, W) RGB in 0 .. 1 -> the answers of the layers by name: (N, C, H / stride, W / stride), rounded down, not
-        negative. What comes after the last of them is not computed."""
+        negative. What comes after the last of them is not computed. ``winograd``: see :mod:`i2i_style.convolve`."""
         wanted = set(layers)
         answers: dict[str, Tensor] = {}
         weights = self.convolution("conv1_1").weight
         values = ((image - self.mean) / self.std).to(weights.dtype)  # type: ignore[operator]
+        values = values.contiguous(memory_format=torch.contiguous_format if winograd else torch.channels_last)
         for layer in self.config.layers:
             if layer.pooled:
                 values = pool(values, self.config.pooling)
-            values = functional.relu(self.convolution(layer.name)(values), inplace=True)
+            convolution = self.convolution(layer.name)
+            values = functional.relu(convolve(values, convolution.weight, convolution.bias, winograd=winograd), inplace=True)
             if layer.name in wanted:
                 answers[layer.name] = values
                 wanted.remove(layer.name)
@@ -130,7 +133,7 @@ class Encoder(nn.Module):
         return answers
 
     @torch.no_grad()
-    def backward(self, answers: Mapping[str, Tensor], add: Callable[[str, Tensor], None]) -> Tensor:
+    def backward(self, answers: Mapping[str, Tensor], add: Callable[[str, Tensor], None], *, winograd: bool = False) -> Tensor:
         """The gradient (N, 3, H, W) float32 of a loss at the image whose ``answers`` of *all* layers ``forward`` gave.
 
         ``add(name, gradient)`` adds what the loss says of a layer itself, dE/dF, in place to what the layers after it gave. The
@@ -141,23 +144,20 @@ class Encoder(nn.Module):
             gradient = torch.zeros_like(values) if gradient is None else gradient
             add(layer.name, gradient)
             torch.ops.aten.threshold_backward.grad_input(gradient, values, 0, grad_input=gradient)  # of the ReLU, in place
-            gradient = _transposed(self.convolution(layer.name).weight, gradient)
+            turned = self.convolution(layer.name).weight.flip(2, 3).transpose(0, 1)
+            gradient = convolve(gradient, turned, winograd=winograd)  # the gradient at what it sees is such a convolution
             if before is not None and layer.pooled:
                 gradient = pool_backward(gradient, answers[before.name], self.config.pooling)
         assert gradient is not None
         return gradient.float() / self.std  # type: ignore[operator]
 
 
-def _transposed(weight: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient at what a 3 x 3 convolution sees, itself such a convolution: turned round, and from its answers."""
-    turned = weight.flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last)
-    return functional.conv2d(gradient, turned, padding=1)
-
-
 def pool(values: Tensor, pooling: Pooling) -> Tensor:
     """By two along both axes, rounded down; an axis of one position stays as it is."""
     size = _pooled(values)
-    return functional.avg_pool2d(values, size) if pooling == "avg" else functional.max_pool2d(values, size)
+    if pooling == "max":
+        return functional.max_pool2d(values, size)
+    return halved(values) if size == (2, 2) else functional.avg_pool2d(values, size)
 
 
 def pool_backward(gradient: Tensor, values: Tensor, pooling: Pooling) -> Tensor:

@@ -27,6 +27,7 @@ from i2i.errors import UsageError
 from i2i.geometry import Grid, Region, round_up
 from i2i_style.animation import LONGEST
 from i2i_style.colours import Colours, as_kept, luminance, with_luminance
+from i2i_style.convolve import WORKSPACE, can_winograd
 from i2i_style.encoder import Encoder, EncoderConfig
 from i2i_style.encoders import find_encoder, known_layers
 from i2i_style.layers import content_layers, style_layers
@@ -106,6 +107,8 @@ class GatysPredictor(ImagePredictor):
         self.optimizer, self.history = options.optimizer, HISTORY
         self.snapshots = options.save_every > 0
         self.keep_content = True
+        self._can_winograd = can_winograd(torch.device(runtime.device), _DTYPES[runtime.precision])
+        self.winograd = False
         self._targets: dict[tuple[Path, int], dict[str, Tensor]] = {}  # of styles, by size: shared by all images of a run
         self._lock = threading.Lock()
 
@@ -148,6 +151,9 @@ class GatysPredictor(ImagePredictor):
         result.keep_content = result.held_bytes + kept + self._least_window(spec) <= room
         if result.keep_content:
             result.held_bytes += kept
+        if self._can_winograd and result.held_bytes + WORKSPACE + self.window_bytes * pixels <= room:
+            result.winograd = True
+            result.held_bytes += WORKSPACE
         return result
 
     def _least_window(self, spec: ImageSpec) -> int:
@@ -207,7 +213,8 @@ class GatysPredictor(ImagePredictor):
         size = (min(spec.height, grid.window_shape[0]), min(spec.width, grid.window_shape[1]))
         targets = [replace(target, mask=None) for target in self._style_targets(scales[0])]
         x = torch.full((1, 3, *size), 0.5, device=self.device)
-        tried = Objective(self.encoder, size, tiles_of(size, self.encoder.config, size), self.weights, targets, lambda _: x)
+        tiles = tiles_of(size, self.encoder.config, size)
+        tried = Objective(self.encoder, size, tiles, self.weights, targets, lambda _: x, winograd=self.winograd)
         taken = []
         for _ in range(_TRIES):
             begun = time.monotonic()
@@ -300,10 +307,11 @@ class GatysPredictor(ImagePredictor):
 
     def _objective(self, scale: Scale, work: ImageWork, picture: Array) -> Objective:
         def read(region: Region) -> Tensor:
-            return to_tensor(self._content(picture[region.slices])).to(self.device).contiguous(memory_format=torch.channels_last)
+            return to_tensor(self._content(picture[region.slices])).to(self.device)
 
         tiles = tiles_of(scale.size, self.encoder.config, work.grid.window_shape)
-        return Objective(self.encoder, scale.size, tiles, self.weights, self._style_targets(scale), read, self.keep_content)
+        targets = self._style_targets(scale)
+        return Objective(self.encoder, scale.size, tiles, self.weights, targets, read, self.keep_content, self.winograd)
 
     # ------------------------------------------------------------------------------------------------------------- styles
 
@@ -339,9 +347,7 @@ class GatysPredictor(ImagePredictor):
 
             def read(region: Region) -> Tensor:
                 pixels = source.read(region)
-                return (
-                    to_tensor(change(pixels) if change else pixels).to(self.device).contiguous(memory_format=torch.channels_last)
-                )
+                return to_tensor(change(pixels) if change else pixels).to(self.device)
 
             tiles = tiles_of(size, self.encoder.config, (self._side, self._side))
             return grams_of(self.encoder, read, size, tiles, tuple(self.weights.style))

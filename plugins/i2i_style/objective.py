@@ -121,7 +121,7 @@ class _Core:
         total = torch.zeros((self.values.shape[2],) * 2, dtype=torch.float64)
         for values, weights in strips(self.values, self.weights):
             guided = values if weights is None else (values * weights).to(values.dtype)
-            flat = guided.reshape(-1, guided.shape[2])
+            flat = guided.flatten(0, 1)
             flat = flat if flat.device.type == "cpu" else flat.float()  # a strip is all there is, and would be rounded once
             total += (flat.T @ flat).cpu()
         return total
@@ -135,7 +135,10 @@ class _Core:
         factors = derivative.to(self.values)
         for values, weights, part in strips(self.values, self.weights, gradient):
             guided = values if weights is None else (values * weights.square()).to(values.dtype)
-            part += guided @ factors
+            if (rows := _merged(part)) is None:
+                part += guided @ factors
+            else:
+                rows.addmm_(guided.flatten(0, 1), factors)
 
     def add_content(self, gradient: Tensor, wanted: Tensor, share: float) -> float:
         """``share`` times the derivative of the content loss, added to ``gradient``; the loss."""
@@ -151,6 +154,11 @@ def _inner(values: Tensor, place: tuple[slice, slice]) -> Tensor:
     return values[0].permute(1, 2, 0)[place]
 
 
+def _merged(part: Tensor) -> Tensor | None:
+    """(h, w, N) -> (h w, N), a view; None where that lies in pieces, as a part of a wider picture's rows does."""
+    return part.flatten(0, 1) if part.stride(0) == part.shape[1] * part.stride(1) else None
+
+
 def strips(first: Tensor, *others: Tensor | None) -> Iterator[tuple[Any, ...]]:
     """The tensors (h, w, .) some rows at a time: what is done with a strip stays in the processor's cache."""
     height = first.shape[0]
@@ -164,7 +172,8 @@ class Objective:
     """The loss and its gradient at a picture x: ``loss, gradient = objective(x)``.
 
     ``content``: reads the content picture; ``keep``: its answers are kept from the first evaluation on, rather than computed
-    again in each. ``terms``: the last evaluation's losses by name (content, style, variation), weighted."""
+    again in each. ``winograd``: the quicker convolution, whose rounding is not the same in every window: only for a picture that
+    one window holds. ``terms``: the last evaluation's losses by name (content, style, variation), weighted."""
 
     encoder: Encoder
     size: tuple[int, int]
@@ -173,6 +182,7 @@ class Objective:
     targets: Sequence[StyleTarget]
     content: Reader
     keep: bool = True
+    winograd: bool = False
     terms: dict[str, float] = field(default_factory=dict)
     _kept: dict[Tile, dict[str, Tensor]] = field(default_factory=dict)
     _counts: list[dict[str, float]] = field(default_factory=list)
@@ -186,21 +196,24 @@ class Objective:
         self.terms = dict.fromkeys(("content", "style", "variation"), 0.0)
         every = [layer.name for layer in self.encoder.config.layers]
         if len(self.tiles) == 1:
-            answers = self.encoder(self._window(x, self.tiles[0]), every)
+            answers = self._answers(self._window(x, self.tiles[0]), every)
             grams = self._grams([(self.tiles[0], answers)])
             self._backward(gradient, x, answers, self.tiles[0], grams)
         else:
             style = tuple(self.weights.style)
-            grams = self._grams((tile, self.encoder(self._window(x, tile), style)) for tile in self.tiles if style)
+            grams = self._grams((tile, self._answers(self._window(x, tile), style)) for tile in self.tiles if style)
             for tile in self.tiles:
-                self._backward(gradient, x, self.encoder(self._window(x, tile), every), tile, grams)
+                self._backward(gradient, x, self._answers(self._window(x, tile), every), tile, grams)
         self._add_style_terms(grams)
         return sum(self.terms.values()), gradient
 
     # ------------------------------------------------------------------------------------------------------- the passes
 
+    def _answers(self, window: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        return self.encoder(window, layers, winograd=self.winograd and len(self.tiles) == 1)
+
     def _window(self, x: Tensor, tile: Tile) -> Tensor:
-        return x[(..., *tile.window.slices)].contiguous(memory_format=torch.channels_last)
+        return x[(..., *tile.window.slices)]
 
     def _grams(self, seen: Iterable[tuple[Tile, Mapping[str, Tensor]]]) -> list[dict[str, Tensor]]:
         """For each target, the Gram matrices of its style layers."""
@@ -235,7 +248,7 @@ class Objective:
                 self.terms["content"] += share * core.add_content(part, content[name], share)
 
         place = (..., *tile.window.slices)
-        gradient[place] += self.encoder.backward(answers, add)
+        gradient[place] += self.encoder.backward(answers, add, winograd=self.winograd and len(self.tiles) == 1)
         if self.weights.variation:
             gradient[place] += self._variation(x[place], tile)
 
@@ -260,7 +273,7 @@ class Objective:
             return self._kept[tile]
         found = {}
         if self.weights.content:
-            answers = self.encoder(self.content(tile.window), tuple(self.weights.content))
+            answers = self._answers(self.content(tile.window), tuple(self.weights.content))
             found = {name: self._core(name, answers, tile, None).values.clone() for name in self.weights.content}
         if self.keep:
             self._kept[tile] = found

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from i2i.geometry import Region
+from i2i_style.convolve import can_winograd
 from i2i_style.encoder import COMPACT, VGG19, Encoder, EncoderConfig, load_torchvision, normalized
 from i2i_style.losses import blended, content_gradient, content_loss, gram, style_derivative, style_loss, total_variation
 from i2i_style.objective import Objective, StyleTarget, Weights, grams_of, tiles_of
@@ -201,6 +202,33 @@ def test_a_halo_that_is_too_small_is_seen():
     _, wrong = Objective(net, size, tiles, weights, targets, reader(x))(x)
     _, right = objective(net, x, 10**6, weights, targets, x)(x)
     assert relative(wrong, right) > 1e-3
+
+
+@pytest.mark.skipif(not can_winograd(torch.device("cpu"), torch.float32), reason="needs a build of torch with NNPACK")
+@pytest.mark.parametrize("pooling", ["avg", "max"])
+def test_by_winograd_the_gradient_is_nearly_the_same(pooling):
+    """Some ReLUs near zero are on the other side, for answers are right to a few millionths."""
+    net = encoder(EncoderConfig(((64, 64), (64, 96)), pooling))
+    weights = Weights({"conv2_2": 1.0}, {"conv1_1": 100.0, "conv2_1": 100.0}, 0.1)
+    x, content = picture(75, 110, 1), picture(75, 110, 2)
+    targets = targets_of(net, weights)
+    found = objective(net, x, 10**6, weights, targets, content)
+    loss, gradient = found(x)
+    found.winograd = True
+    quick_loss, quick = found(x)
+    assert quick_loss == pytest.approx(loss, rel=1e-5) and 0 < relative(quick, gradient) < 2e-3
+
+
+def test_winograd_is_not_used_in_windows():
+    net = encoder(EncoderConfig(((32, 32), (32,))))
+    weights = Weights({"conv2_1": 1.0}, {"conv1_2": 100.0})
+    x, content = picture(70, 90, 1), picture(70, 90, 2)
+    targets = targets_of(net, weights)
+    found = objective(net, x, 40, weights, targets, content)
+    assert len(found.tiles) > 1
+    _, gradient = found(x)
+    found.winograd = True
+    assert torch.equal(found(x)[1], gradient)
 
 
 def test_all_sixteen_layers_of_vgg19():
