@@ -52,7 +52,7 @@ def title(size: int) -> str:
 
 def words_of(size: int, asked: argparse.Namespace) -> list[str]:
     """Of ``i2i train segment``, but for steps and seed."""
-    same = ["--target", "classes", "--loss", "cross-entropy"]
+    same = ["--target", "classes", "--loss", "cross-entropy", "--average", "0.98"]  # a mean over 50 steps: the runs are short
     if size:
         return [*same, "--arch", "patch", "--patch-size", str(size), "--batch", str(asked.patches)]
     return [*same, "--depth", str(asked.depth), "--filters", str(asked.filters), "--batch", "2", "--crop", "256"]
