@@ -18,7 +18,7 @@ from pathlib import Path
 from i2i import report as reports
 from i2i.contracts import Exporter, Format
 from i2i.engine import Progress
-from i2i.errors import I2IError, UsageError
+from i2i.errors import I2IError, UsageError, unforeseen
 from i2i.outputs import check, check_folders, complete_output
 from i2i.publish import renamed
 from i2i.report import RunReport
@@ -239,7 +239,7 @@ def _attempt(session: Session, item: Item, progress: Progress) -> RunReport:
         failure: Exception = error
         text, code = str(error).replace(str(item.path), item.name), error.exit_code
     except Exception as error:  # a plugin may raise anything, and one image must not stop the others
-        failure, reason = error, " ".join(str(error).split())
-        text, code = f"{item.name}: a bug in {session.task.name}: {type(error).__name__}: {reason} (-v shows where)", 1
+        failure = error
+        text, code = f"{item.name}: {unforeseen(error, session.task.name)}", 1
     _LOG.debug("%s", item.name, exc_info=failure)
     return RunReport(session.task.name, item.name, str(item.output), reports.FAILED, error=text, exit_code=code)
