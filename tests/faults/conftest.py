@@ -8,15 +8,20 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.kit import picture, save
 from tests.faults.networks import make_networks
 from tests.faults.program import Program, serving
+from tests.faults.uses import IMAGE_TASKS, image_words
 
 
 @pytest.fixture(scope="session")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+def program(tmp_path_factory: pytest.TempPathFactory, networks: Path) -> Iterator[Program]:
     if not hasattr(os, "fork"):
         pytest.skip("each call of the program is a forked process")
-    with serving(tmp_path_factory.mktemp("streams")) as running:
+    streams = tmp_path_factory.mktemp("streams")
+    save(streams / "warm.tif", picture(64, 80))
+    tasks = [[*image_words(networks, task), "warm.tif", "-o", f"{task}.tif"] for task in IMAGE_TASKS]
+    with serving(streams, [*tasks, ["eval", "segment", "segment.tif", "segment.tif"], ["train", "segment", "--help"]]) as running:
         yield running
 
 

@@ -18,7 +18,6 @@ SECONDS = 20
 BYTES = 800_000_000
 """No process may hold more. torch and the libraries hold 0.45 GB, a good image of these sizes at most 0.15 GB more; the least
 ``--memory`` that i2i takes is 1.5 GB."""
-REPOSITORY = Path(__file__).parents[2]
 
 _SERVER = """
 import contextlib, functools, gc, io, json, os, signal, sys
@@ -36,9 +35,9 @@ Image.init()
 start_torch(1)
 for name in ("entry_points", "distribution"):  # what is installed stays as it is
     setattr(installed, name, functools.cache(getattr(installed, name)))
-for task in ("segment", "instances", "stylize", "translate", "bioimage"):  # what is read once of each plugin
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
-        main([task, "--help"])
+for words in json.loads(sys.argv[1]):  # what is imported and made at first calls
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(SystemExit):
+        main(words)
 gc.freeze()  # what is there stays, and is not looked at again
 
 def redirect(place, number, mode):
@@ -75,10 +74,17 @@ for line in sys.stdin:
             answers.flush()
         os._exit(0)
     _, status, used = os.wait4(child, 0)
-    told = [os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime, used.ru_maxrss * 1024]
+    told = [os.waitstatus_to_exitcode(status), used.ru_maxrss * 1024]
     answers.write(json.dumps(told) + chr(10))
     answers.flush()
 """
+
+
+_UNDRAWN = """
+import torch
+torch.Tensor.uniform_ = torch.Tensor.normal_ = lambda weights, *given, **more: weights
+"""
+"""A detector's first weights take longer than all the rest, and are replaced by those of its file."""
 
 
 @dataclass(frozen=True)
@@ -128,9 +134,10 @@ class Program:
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.write(json.dumps(asked) + "\n")
         self.process.stdin.flush()
-        *codes, told = self.process.stdout.readline().split(" ", len(calls))
-        status, _, held = json.loads(told)
-        codes += [status] * (len(calls) - len(codes))  # the call that ended the process, and those that it kept from
+        done, _, told = self.process.stdout.readline().partition("[")
+        status, held = json.loads(f"[{told}")
+        codes = done.split()
+        codes += [status] * (len(calls) - len(codes))  # of the call that ended the process, and those that it kept from
         assert held < BYTES, f"{held / 1e6:.0f} MB were held: {[call.words for call in calls]}"
         return [
             Ended(int(code), b"" if call.stdout else _read(one["out"]), _read(one["err"]).decode("utf-8", "replace"))
@@ -143,7 +150,8 @@ class Program:
             Path(place).write_bytes(call.stdin if name == "in" else b"")
         own = {"I2I_OFFLINE": "1", "I2I_CACHE_DIR": str(self.streams / "cache"), "COLUMNS": "80"}
         return places | ({"out": call.stdout} if call.stdout else {}) | {
-            "folder": str(call.folder), "words": [str(word) for word in call.words], "before": call.before,
+            "folder": str(call.folder), "words": [str(word) for word in call.words],
+            "before": _UNDRAWN * (call.words[0] == "instances") + call.before,
             "seconds": SECONDS, "environment": own | dict(call.environment),
         }  # fmt: skip
 
@@ -153,11 +161,13 @@ def _read(place: str) -> bytes:
 
 
 @contextmanager
-def serving(streams: Path) -> Iterator[Program]:
+def serving(streams: Path, first: Sequence[Sequence[str]]) -> Iterator[Program]:
+    """``first``: the words of calls that the server makes itself before it forks."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    command = [sys.executable, "-c", _SERVER, json.dumps(first)]
     with subprocess.Popen(
-        [sys.executable, "-c", _SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY, env=environment
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=streams, env=environment
     ) as process:
         yield Program(process, streams)
         assert process.stdin is not None
