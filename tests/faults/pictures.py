@@ -1,4 +1,4 @@
-"""The images of the fault table that are read: each is made with the pixels that a network must see, which are computed without i2i."""
+"""The images of the fault table that are read, with the pixels that a network must see, which are computed without i2i."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line in processes of their own, with limits on time and memory. Each is a fork of one that has torch and the plugins
+"""The command line in processes of their own, with limits on time and memory. Each is a fork of one that has torch and plugins
 ready, so that hundreds of calls cost little."""
 
 from __future__ import annotations

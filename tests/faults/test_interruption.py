@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from i2i.models import open_model, save_model
 from tests.cli.kit import picture, save
 from tests.faults.program import Ended, Program
 from tests.faults.test_bad_images import assert_one_line
@@ -52,8 +53,8 @@ if not {publishing}:
 
 
 def program_of(moment: int = -1, number: int = signal.SIGKILL, publishing: bool = False) -> str:
-    """As if the image were large: a canvas on disk, one window a block. A moment is each block that is journaled and each state that
-    is kept; at the chosen one, or when the output is to get its name, the process sends itself a signal."""
+    """As if the image were large: a canvas on disk, one window a block. A moment is each block that is journaled and each state
+    that is kept; at the chosen one, or when the output is to get its name, the process sends itself a signal."""
     return _PROGRAM.format(moment=moment, signal=int(number), publishing=publishing)
 
 
@@ -89,7 +90,11 @@ def run(request: pytest.FixtureRequest, program: Program, networks: Path, folder
     save(folder / "a.tif", picture(100, 200))
     if request.param in IMAGE_TASKS:
         few = ["--score", "0.8"] if request.param == "instances" else []
-        return Run(program, folder, [*image_words(networks, request.param), "a.tif", "-o", "out.tif", "--tile", TILES[request.param], *few])
+        return Run(
+            program,
+            folder,
+            [*image_words(networks, request.param), "a.tif", "-o", "out.tif", "--tile", TILES[request.param], *few],
+        )
     save(folder / "style.tif", picture(40, 50))
     given = ["--style", "style.tif", "--encoder", str(networks / "encoder.safetensors"), "--size", "96", "--steps", "6"]
     return Run(program, folder, ["stylize", "a.tif", "-o", "out.tif", *given])
@@ -122,7 +127,7 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_bytes(run: Run) -> None:
 
 @pytest.mark.parametrize("run", TASKS, indirect=True)
 def test_an_interrupted_run_says_how_to_go_on_and_goes_on_as_itself_alone(run: Run, networks: Path) -> None:
-    """By SIGTERM it ends as by SIGINT. Then its journal is torn, as by a machine that stops; another option or model is refused."""
+    """By SIGTERM it ends as by SIGINT. Then its journal is torn, as by a machine that stops; another option is refused."""
     whole, blocks, moments = undisturbed(run)
     for number in (signal.SIGINT, signal.SIGTERM):
         ended = run("--overwrite", before=program_of(moments // 2, number))
@@ -133,28 +138,20 @@ def test_an_interrupted_run_says_how_to_go_on_and_goes_on_as_itself_alone(run: R
     path.write_bytes(path.read_bytes()[:-7])
     before = tree(run.folder)
     assert_one_line(run(), 1, "out.tif.i2i-partial: a run that did not finish", "--resume", "--overwrite")
-    others = [("--seed", "1"), ("--nan", "zero")]
-    if "--model" in run.words:
-        other = networks / "other.safetensors"
-        save_other(Path(run.words[run.words.index("--model") + 1]), other)
-        others.append(("--model", str(other)))
-    for more in others:
-        changed = run._replace(words=[word for word in run.words if more[0] != "--model" or word not in own_model(run)])
-        assert_one_line(changed(*more, "--resume"), 1, "out.tif.i2i-partial: was begun with another input, model, option", "--overwrite")
+    for words in [[*run.words, "--seed", "1"], [*run.words, "--nan", "zero"], *with_another_model(run, networks)]:
+        ended = run._replace(words=words)("--resume")
+        assert_one_line(ended, 1, "out.tif.i2i-partial: was begun with another input, model, option", "--overwrite")
     assert tree(run.folder) == before, "a refusal costs nothing"
     run.resumed(whole, blocks)
 
 
-def own_model(run: Run) -> list[str]:
-    place = run.words.index("--model")
-    return run.words[place : place + 2]
-
-
-def save_other(path: Path, other: Path) -> None:
-    """The same network with one weight changed."""
-    from i2i.models import open_model, save_model
-
-    model = open_model(path)
+def with_another_model(run: Run, networks: Path) -> list[list[str]]:
+    """The words of the run with another model: the same network, of which one weight is changed. None where it has no --model."""
+    if "--model" not in run.words:
+        return []
+    place = run.words.index("--model") + 1
+    model, path = open_model(Path(run.words[place])), networks / "other.safetensors"
     tensors = model.tensors()
     next(iter(tensors.values())).flatten()[0] += 1
-    save_model(other, tensors, model.config)
+    save_model(path, tensors, model.config)
+    return [[*run.words[:place], str(path), *run.words[place + 1 :]]]

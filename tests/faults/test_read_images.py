@@ -48,8 +48,8 @@ def assert_told(ended: Ended, name: str, picture: Picture) -> None:
 
 @pytest.mark.parametrize("name", PICTURES)
 def test_a_network_sees_the_pixels_of_an_odd_image(name: str, program: Program, networks: Path, folder: Path) -> None:
-    """``i2i bioimage`` runs a network that gives what it is given. Of the other tasks the result is that of the same pixels, plane by
-    plane, in the plainest of files."""
+    """``i2i bioimage`` runs a network that gives what it is given. Of the other tasks the result is that of the same pixels,
+    plane by plane, in the plainest of files."""
     picture = PICTURES[name]
     case = f"case{picture.suffix}"
     (folder / "in").mkdir()

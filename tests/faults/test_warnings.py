@@ -1,4 +1,4 @@
-"""Images that are read with a warning: once on stderr, once in ``--json``; with ``--strict`` it is an error, and nothing is written."""
+"""Images that are read with a warning, once on stderr and once in ``--json``; with ``--strict`` it is an error."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.faults.uses import IMAGE_TASKS, image_words, tree
 
 @dataclass(frozen=True)
 class Warned:
-    """``make`` writes the file; ``pixels`` are its (H, W). ``told``: words of the warning; ``words`` of the command line besides."""
+    """``make`` writes the file; ``pixels`` are its (H, W). ``told``: words of the warning; ``words``: further ones of a call."""
 
     make: Callable[[Path], object]
     pixels: Callable[[], Pixels]
