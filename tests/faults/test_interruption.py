@@ -4,6 +4,7 @@ finished, and ``--resume`` ends with the bytes of a run that nobody stopped."""
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from i2i.models import open_model, save_model
 from tests.cli.kit import picture, save
 from tests.faults.program import Ended, Program
 from tests.faults.test_bad_images import assert_one_line
+from tests.faults.test_outputs import TRAINED, learn
 from tests.faults.uses import IMAGE_TASKS, image_words, tree
 
 TASKS = [*IMAGE_TASKS, "stylize, by optimisation"]
@@ -155,3 +157,54 @@ def with_another_model(run: Run, networks: Path) -> list[list[str]]:
     next(iter(tensors.values())).flatten()[0] += 1
     save_model(path, tensors, model.config)
     return [[*run.words[:place], str(path), *run.words[place + 1 :]]]
+
+
+# --------------------------------------------------------------------------------------------------------------- training
+
+_STEPS = """
+import os
+from i2i.training import loop
+take, taken = loop._take_step, []
+
+def counted(*given):
+    found = take(*given)
+    taken.append(found)
+    if len(taken) == {step}:
+        os.kill(os.getpid(), {signal})
+    return found
+
+loop._take_step = counted
+"""
+
+
+def learning(networks: Path, folder: Path, task: str, steps: int) -> list[str]:
+    """The words of a training with a checkpoint every second step."""
+    words = [*learn(networks, folder, task, "model.safetensors"), "-q"]
+    for flag, number in (("--steps", steps), ("--validate-every", 2)):
+        words[words.index(flag) + 1] = str(number)
+    return words
+
+
+@pytest.mark.parametrize("task", TRAINED)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_training_says_how_to_go_on(
+    number: int, task: str, program: Program, networks: Path, folder: Path
+) -> None:
+    words = learning(networks, folder, task, 4)
+    ended = program.run(folder, *words, before=_STEPS.format(step=3, signal=int(number)))
+    told = ["the last checkpoint is kept: the same command with --resume goes on from it", "interrupted"]
+    assert (ended.code, ended.lines) == (130, told), ended
+    assert not (folder / "model.safetensors").exists() and not list(folder.rglob("*.i2i-*"))
+
+
+def test_a_training_of_stylize_killed_goes_on_to_the_same_bytes(program: Program, networks: Path, folder: Path) -> None:
+    """Those of the other tasks are killed in tests/cli."""
+    words = learning(networks, folder, "stylize", 6)
+    assert program.run(folder, *words).code == 0
+    model, work = folder / "model.safetensors", folder / "model-training"
+    whole = model.read_bytes()
+    model.unlink(), shutil.rmtree(work)
+    assert program.run(folder, *words, before=_STEPS.format(step=5, signal=int(signal.SIGKILL))).code == -signal.SIGKILL
+    assert not model.exists() and (work / "checkpoint.pt").exists()
+    assert program.run(folder, *words, "--resume").code == 0
+    assert model.read_bytes() == whole
