@@ -17,8 +17,8 @@ from pathlib import Path
 
 from i2i import report as reports
 from i2i.contracts import Exporter, Format
-from i2i.engine import Progress
-from i2i.errors import I2IError, UsageError
+from i2i.engine import DeviceFull, Progress
+from i2i.errors import I2IError, InputError, UsageError, unforeseen
 from i2i.outputs import check, check_folders, complete_output
 from i2i.publish import renamed
 from i2i.report import RunReport
@@ -192,7 +192,22 @@ def process_one(session: Session, item: Item, progress: Progress = lambda stage,
         return RunReport(session.task.name, item.name, str(there), reports.SKIPPED)
     if not session.run.dry_run:
         check_folders(item)
-    return session.seeded(item.number).process(item, progress)
+    return _with_room(session.seeded(item.number), item, progress)
+
+
+def _with_room(session: Session, item: Item, progress: Progress, told: tuple[str, ...] = ()) -> RunReport:
+    """The item processed; on a device whose memory is full from the beginning again, with smaller windows, and told so."""
+    try:
+        report = session.process(item, progress)
+        report.warnings[:0] = told
+        return report
+    except DeviceFull as full:
+        plan = full.plan
+    side = min(plan.tile)
+    text = f"the memory of {plan.device} was full; began again with windows of {plan.batch} x {side} x {side} pixels"
+    if session.run.strict:
+        raise InputError(f"{item.name}: {text} (an error because of --strict)")
+    return _with_room(session.with_windows(side, plan.batch), item, progress, (*told, text))
 
 
 def process(
@@ -239,7 +254,7 @@ def _attempt(session: Session, item: Item, progress: Progress) -> RunReport:
         failure: Exception = error
         text, code = str(error).replace(str(item.path), item.name), error.exit_code
     except Exception as error:  # a plugin may raise anything, and one image must not stop the others
-        failure, reason = error, " ".join(str(error).split())
-        text, code = f"{item.name}: a bug in {session.task.name}: {type(error).__name__}: {reason} (-v shows where)", 1
+        failure = error
+        text, code = f"{item.name}: {unforeseen(error, session.task.name)}", 1
     _LOG.debug("%s", item.name, exc_info=failure)
     return RunReport(session.task.name, item.name, str(item.output), reports.FAILED, error=text, exit_code=code)

@@ -15,6 +15,7 @@ from i2i.backends import confirm_backend, pick_backend, start_torch
 from i2i.canvas import Canvas, MemoryCanvas, claimed, layer_spec, partial_folder
 from i2i.contracts import DensePredictor, ImagePredictor, ImageSpec, Model, Output, Predictor, Runtime, Source
 from i2i.disk import canvas_needs, check_room
+from i2i.engine import DeviceFull
 from i2i.errors import OutputError, UsageError
 from i2i.formats.views import View
 from i2i.options import RunOptions
@@ -83,6 +84,9 @@ def begin(work: Work, run: RunOptions) -> Iterator[Begun]:
         try:
             start_torch(begun.plan.threads)
             yield begun
+        except DeviceFull:
+            begun.canvas.remove()  # it begins anew, with another plan
+            raise
         finally:
             begun.canvas.close()
 

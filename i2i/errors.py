@@ -33,3 +33,13 @@ class PluginError(I2IError):
 
 class TrainingError(I2IError):
     """Training data are unusable, or a run has diverged."""
+
+
+def unforeseen(error: Exception, part: str) -> str:
+    """The reason, in one line, of an error that is none of these: too little memory, or a bug in ``part``, a task or i2i."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, of an accelerator
+        return f"the device has too little memory ({reason}); give a smaller --tile, or --device cpu"
+    if isinstance(error, MemoryError):
+        return f"needs more memory than there is ({reason}); give it a smaller image, or a machine with more"
+    return f"a bug in {part}: {type(error).__name__}: {reason} (-v shows where)"

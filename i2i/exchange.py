@@ -116,7 +116,7 @@ def _task_of(name: str, registry: Registry) -> str:
         raise ModelError(f"no model is named {name!r}, nor a file; i2i models list shows those that there are")
     task = open_model(Path(name)).config.get("task")
     if not isinstance(task, str):
-        raise ModelError(f"{name}: does not say of which task it is, so its network is not known")
+        raise ModelError(f"{name}: does not say of which task it is; give a model of i2i, such as `i2i models list` shows")
     return task
 
 

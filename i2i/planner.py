@@ -7,19 +7,18 @@ run has the same plan, and a resumed one uses it as it stands.
 from __future__ import annotations
 
 import copy
-import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 from i2i.backends import activation_share, available_cores, overhead_bytes
 from i2i.contracts import Footprint, ImageSpec, Predictor, Runtime
 from i2i.errors import UsageError
 from i2i.geometry import Grid, make_grid, round_up
+from i2i.memory import total_memory
 from i2i.options import RunOptions
 
 BASE_BYTES = 750_000_000
@@ -101,31 +100,6 @@ def parse_size(text: str) -> int:
     if not match:
         raise UsageError(f"--memory {text}: expected a size such as 2GB or 1500MB")
     return int(float(match[1]) * _UNITS[match[2] or ""])
-
-
-def total_memory() -> int:
-    """Bytes of memory that this process may use: the machine's, or the limit of a control group around it if that is lower."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for path in _limits():
-        try:
-            total = min(total, int(path.read_text()))
-        except (OSError, ValueError):  # not there; or "max"
-            continue
-    return total
-
-
-def _limits() -> Iterator[Path]:
-    """The files (version 2 and 1) with the memory limits of this process's control group and of all above it."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, place = line.split(":", 2)
-        if controllers in ("", "memory"):
-            name = "memory.limit_in_bytes" if controllers else "memory.max"
-            group = Path("/sys/fs/cgroup", controllers, place.lstrip("/"))
-            yield from (above / name for above in (group, *group.parents) if above.is_relative_to("/sys/fs/cgroup"))
 
 
 def budget(options: RunOptions) -> int:

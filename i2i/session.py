@@ -99,6 +99,12 @@ class Session:
         result.run = replace(self.run, seed=self.run.seed + more)
         return result
 
+    def with_windows(self, side: int, batch: int) -> Session:
+        """The same, and its models, with windows of so many pixels a side, so many at once."""
+        result = copy.copy(self)
+        result.run = replace(self.run, tile=str(side), batch=str(batch))
+        return result
+
     # ------------------------------------------------------------------------------------------------------------ run
 
     @contextlib.contextmanager

@@ -15,7 +15,7 @@ from rich.markup import escape
 from typer.core import TyperCommand, TyperGroup
 
 from i2i.cli import console
-from i2i.errors import I2IError
+from i2i.errors import I2IError, unforeseen
 from i2i.installed import commands
 from i2i.version import __version__
 
@@ -184,13 +184,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(words: list[str], verbose: bool) -> int:
-    """The exit code. Errors that the user can mend are one line on stderr; ``verbose`` shows where they came from as well."""
+    """The exit code. Errors are one line on stderr; ``verbose`` shows where they came from as well."""
     try:
         return _start(words)
-    except I2IError as error:
-        if verbose:
-            traceback.print_exc()
-        return _fail(f"error: {error}", error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", 130)
     except BrokenPipeError:
@@ -199,9 +195,21 @@ def _run(words: list[str], verbose: bool) -> int:
     except typer.Exit as stop:
         return stop.exit_code
     except Exception as error:
-        if not hasattr(error, "format_message"):  # none of typer's own errors of usage, whose class it does not name
-            raise
-        return _fail(_one_line(error), 2)
+        if verbose and not _of_usage(error):
+            traceback.print_exc()
+        return _fail(*_told(error))
+
+
+def _told(error: Exception) -> tuple[str, int]:
+    """The line for an error, and the exit code."""
+    if isinstance(error, I2IError):
+        return f"error: {error}", error.exit_code
+    return (_one_line(error), 2) if _of_usage(error) else (f"error: {unforeseen(error, 'i2i')}", 1)
+
+
+def _of_usage(error: Exception) -> bool:
+    """Whether it is one of typer's own errors, whose class it does not name."""
+    return hasattr(error, "format_message")
 
 
 def _start(words: list[str]) -> int:

@@ -17,9 +17,9 @@ from i2i.cli.generate import command, named, positional
 from i2i.contracts import ImageSpec, ModelCard
 from i2i.errors import ModelError
 from i2i.formats import detect, open_image
+from i2i.memory import total_memory
 from i2i.models import cache_dir, cached_path, fetch, offline, open_model
 from i2i.options import INPUT
-from i2i.planner import total_memory
 from i2i.registry import Registry
 
 _JSON = named("json_", ["--json"], bool, False, "as JSON on stdout", INPUT)

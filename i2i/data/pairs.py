@@ -15,6 +15,7 @@ from i2i.contracts import Array, ImageSpec
 from i2i.data.crops import Example
 from i2i.errors import TrainingError
 from i2i.formats import builtin_formats, open_image
+from i2i.formats.views import read_whole
 from i2i.normalize import Normalization
 
 IGNORED = -1
@@ -78,7 +79,7 @@ def load_image(path: Path, normalization: Normalization) -> Tensor:
     several planes, NaN or Inf, and ``InputError`` for a file that cannot be read."""
     with closing(open_image(path)) as source:
         _check_planes(source.spec, path)
-        pixels = torch.from_numpy(normalization.freeze(source, 0).apply(source.read(source.spec.region)))
+        pixels = torch.from_numpy(normalization.freeze(source, 0).apply(read_whole(source, path)))
     if not bool(pixels.isfinite().all()):
         raise TrainingError(f"{path}: holds NaN or Inf; put numbers in their place")
     return pixels.permute(2, 0, 1).contiguous()
@@ -90,7 +91,7 @@ def load_labels(path: Path, shape: tuple[int, int], ignore: int = IGNORED) -> Te
     ``InputError`` for a file that cannot be read."""
     with closing(open_image(path)) as source:
         _check_mask(source.spec, path, shape)
-        values = source.read(source.spec.region)[..., 0]
+        values = read_whole(source, path)[..., 0]
     return _labels(values, path, ignore)
 
 

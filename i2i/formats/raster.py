@@ -119,9 +119,9 @@ class RasterSource:
 
     def _decode_deep(self) -> Array:
         """(H, W, C) uint16 as stored: Pillow would cut colours of 16 bits to 8."""
-        import imagecodecs
-
         with guard(self._path, "PNG"):
+            import imagecodecs
+
             data = self._path.read_bytes()
             _check_png(data)
             pixels = np.asarray(imagecodecs.png_decode(data))

@@ -12,6 +12,7 @@ import numpy as np
 from i2i.contracts import Array, ImageSpec, Source
 from i2i.errors import UsageError
 from i2i.geometry import Region
+from i2i.memory import check_fits
 
 
 class ArraySource:
@@ -102,6 +103,14 @@ class View(Selection):
 
     def __init__(self, source: Source, plane: int = 0, level: int = 0, channels: Sequence[int] | None = None) -> None:
         super().__init__(source, (plane,), (), level, channels)
+
+
+def read_whole(source: Source, path: Path, each: int = 16) -> Array:
+    """All pixels of a source of one plane. Raises ``InputError`` where there is too little memory to work on them, at ``each``
+    bytes for a sample."""
+    spec = source.spec
+    check_fits(spec.height * spec.width * spec.channels, each, path)
+    return source.read(spec.region)
 
 
 def missing_tiles(source: Source) -> int:

@@ -14,6 +14,7 @@ import numpy as np
 
 from i2i.errors import InputError
 from i2i.formats import builtin_formats, open_image
+from i2i.formats.views import read_whole
 from i2i.metrics.detections import Annotations
 from i2i.metrics.labels import check_ids, only_channel
 from i2i.metrics.runs import Code, checked_code
@@ -104,7 +105,7 @@ def _of_labels(path: Path, files: Sequence[Path]) -> AnnotatedSet:
         try:
             if source.spec.plane_count > 1:
                 raise InputError(f"{file}: holds {source.spec.plane_count} planes; compare files of one plane each")
-            objects[name] = _labelled(file, source.read(source.spec.region))
+            objects[name] = _labelled(file, read_whole(source, file, 40))
             sizes[name] = (source.spec.height, source.spec.width)
         finally:
             source.close()

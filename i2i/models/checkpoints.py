@@ -14,6 +14,8 @@ from i2i.files import replacing
 from i2i.models.files import hash_file
 from i2i.models.state_dicts import DAMAGE
 
+_CURE = "train again without --resume, or give --from a model file"
+
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Write ``state``: tensors, numbers, strings, None, and dicts, lists and tuples of them. Raises ``OutputError``."""
@@ -38,11 +40,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         with path.open("rb") as stream:  # given a path, torch decides by its suffix what the file is
             state = torch.load(stream, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
-        raise ModelError(f"{path}: holds more than data, and is not loaded: not a checkpoint of i2i train") from error
+        raise ModelError(f"{path}: holds more than data, and is not loaded: not a checkpoint of i2i train; {_CURE}") from error
     except DAMAGE as error:
-        raise ModelError(f"{path}: a damaged checkpoint; delete it and train again without --resume") from error
+        raise ModelError(f"{path}: a damaged checkpoint; delete it, and {_CURE}") from error
     if not isinstance(state, dict):
-        raise ModelError(f"{path}: not a checkpoint of i2i train")
+        raise ModelError(f"{path}: not a checkpoint of i2i train; {_CURE}")
     return state
 
 
@@ -69,6 +71,6 @@ def _check_archive(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
     except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
-        raise ModelError(f"{path}: not a checkpoint of i2i train, or a damaged one; train without --resume") from error
+        raise ModelError(f"{path}: not a checkpoint of i2i train, or a damaged one; {_CURE}") from error
     if not stored:
-        raise ModelError(f"{path}: a compressed archive, not a checkpoint of i2i train")
+        raise ModelError(f"{path}: a compressed archive, not a checkpoint of i2i train; {_CURE}")

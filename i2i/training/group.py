@@ -13,7 +13,7 @@ import torch
 from torch import distributed as dist
 from torch import nn
 
-from i2i.errors import I2IError, UsageError
+from i2i.errors import I2IError, TrainingError, UsageError
 
 T = TypeVar("T")
 _PATIENCE = timedelta(days=1)
@@ -73,9 +73,15 @@ def device_of(device: str) -> str:
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" and launched().size > 1 else device
 
 
+def _is_lost(error: RuntimeError) -> bool:
+    """Whether it says that another process does not answer: gloo has no class for that, but names itself."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
+
+
 @contextmanager
 def joined(device: str) -> Iterator[Group]:
-    """Meet the other processes of the launcher, if there are any. Raises ``UsageError`` when it does not say where they meet."""
+    """Meet the other processes of the launcher, if there are any. Raises ``UsageError`` when it does not say where they meet, and
+    ``TrainingError`` when one of them is lost."""
     group = launched()
     if group.size == 1:
         yield group
@@ -89,5 +95,9 @@ def joined(device: str) -> Iterator[Group]:
     try:
         yield group
         group.wait()  # they leave together: where one is gone while another still talks to it, that one may be aborted
+    except RuntimeError as error:
+        if not _is_lost(error):
+            raise
+        raise TrainingError("another process of this training is gone; start all of them again, with --resume") from error
     finally:
         dist.destroy_process_group()

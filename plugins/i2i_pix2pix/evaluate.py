@@ -14,6 +14,7 @@ import numpy.typing as npt
 from i2i.contracts import Array, Compared
 from i2i.errors import InputError, UsageError
 from i2i.formats import open_image
+from i2i.formats.views import read_whole
 from i2i.metrics import ClassScores, add_figures, as_classes, class_scores, mean_figures, only_channel
 from i2i_pix2pix.options import EvalOptions
 
@@ -181,6 +182,6 @@ def _labels(place: Path, name: str) -> Array:
         place = found[0]
     source = open_image(place)
     try:
-        return source.read(source.spec.region)
+        return read_whole(source, place)
     finally:
         source.close()

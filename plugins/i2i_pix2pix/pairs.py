@@ -20,6 +20,7 @@ from i2i.contracts import Array, ImageSpec
 from i2i.data import find_pairs, generator
 from i2i.errors import TrainingError
 from i2i.formats import builtin_formats, open_image
+from i2i.formats.views import read_whole
 
 JITTER = 286 / 256
 """The shorter side of a pair is at least so many times a crop's: the paper enlarges 256 pixels to 286, and crops 256 of them."""
@@ -71,7 +72,7 @@ def _suffixes() -> tuple[str, ...]:
 def _read(path: Path) -> Array:
     with closing(open_image(path)) as source:
         _check(source.spec, path)
-        pixels = source.read(source.spec.region)
+        pixels = read_whole(source, path)
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
         raise TrainingError(f"{path}: holds NaN or Inf; put numbers in their place")
     return pixels.astype(np.uint8) * np.uint8(255) if pixels.dtype == bool else pixels

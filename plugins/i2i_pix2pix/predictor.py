@@ -198,11 +198,16 @@ def load(model: Model, runtime: Runtime, options: TranslateOptions | None = None
     header = read_header(model)
     if options and options.samples and not header.generator.dropout:
         raise UsageError(f"--samples: {model.name} was made without drop-out, so all would be the same; leave it out")
+    return TranslatePredictor(network_of(model, header.generator), header.ranges, runtime, options)
+
+
+def network_of(model: Model, config: GeneratorConfig) -> Generator:
+    """The generator with a model file's weights. Raises ``ModelError`` when they are those of another one."""
     with torch.device("meta"):
-        network = build(header.generator)
+        network = build(config)
     expected, tensors = network.state_dict(), model.tensors()
     wrong = sorted(tensors.keys() ^ expected.keys()) or [name for name in expected if tensors[name].shape != expected[name].shape]
     if wrong:
         raise ModelError(f"{model.path}: its weights do not fit the network its header describes ({wrong[0]}); {_CURE}")
     network.load_state_dict({name: value.to(expected[name].dtype) for name, value in tensors.items()}, assign=True)
-    return TranslatePredictor(network, header.ranges, runtime, options)
+    return network

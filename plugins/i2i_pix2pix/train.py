@@ -21,7 +21,7 @@ from i2i_pix2pix.generators import Generator, GeneratorConfig, build
 from i2i_pix2pix.losses import discriminator_loss, distance, generator_loss
 from i2i_pix2pix.options import TrainOptions
 from i2i_pix2pix.pairs import Pair, check_alike, crops, digest, load_folders, load_side_by_side
-from i2i_pix2pix.predictor import read_header
+from i2i_pix2pix.predictor import network_of, read_header
 from i2i_pix2pix.ranges import Ranges
 from i2i_pix2pix.sheets import write_page, write_samples
 
@@ -161,7 +161,7 @@ def _network(options: TrainOptions, data: Data, base: Model | None) -> Generator
             f"{data.channels[0]} and {data.channels[1]}"
         )
     network = build(config)
-    network.load_state_dict({name: value.float() for name, value in base.tensors().items()})
+    network.load_state_dict(network_of(base, config).state_dict())
     return network
 
 

@@ -36,7 +36,7 @@ def _load(options: StylizeOptions, model: Model | None, runtime: Runtime) -> Pre
         return load(options, model, runtime)
     if kind != "transfer":
         cure = "give it with --encoder" if kind == "encoder" or not model.config else "make one with i2i train stylize"
-        raise ModelError(f"{model.name}: no network that stylizes; {cure}")
+        raise ModelError(f"{model.path}: no network that stylizes; {cure}")
     from i2i_style.feedforward import load_transfer
 
     return load_transfer(model, options, runtime)

@@ -14,6 +14,7 @@ from i2i.contracts import Array, Source
 from i2i.errors import InputError, UsageError
 from i2i.formats import open_image
 from i2i.formats.resample import resampled
+from i2i.formats.views import read_whole
 from i2i.geometry import Region
 
 Rgb = npt.NDArray[np.float32]
@@ -88,7 +89,7 @@ def open_rgb(path: Path, longest: int = 0) -> Source:
 def read_rgb(path: Path, longest: int = 0) -> Rgb:
     """All of :func:`open_rgb`."""
     with closing(open_rgb(path, longest)) as source:
-        return source.read(source.spec.region)
+        return read_whole(source, path)
 
 
 def to_rgb(pixels: Array) -> Rgb:

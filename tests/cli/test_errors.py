@@ -132,6 +132,22 @@ def test_a_bug_in_a_plugin_fails_its_image_in_one_line(segment, folder, monkeypa
     assert files(folder) == ["a.png"]
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ZeroDivisionError("by nothing"), ["a bug in i2i: ZeroDivisionError: by nothing", "-v"]),
+        (MemoryError("Unable to allocate 9 GB"), ["needs more memory than there is (Unable to allocate 9 GB)", "smaller image"]),
+    ],
+)
+def test_what_nobody_foresaw_is_one_line_in_any_command(i2i, monkeypatch, error, told):
+    def fail(*given, **options):
+        raise error
+
+    monkeypatch.setattr("i2i.api.evaluate", fail)
+    refused(i2i("eval", "segment", "a.png", "b.png"), 1, *told)
+    assert "Traceback" in i2i("eval", "segment", "a.png", "b.png", "-v").err
+
+
 # ----------------------------------------------------------------------------------------------- signals, pipes, disks
 
 _SLOW = """

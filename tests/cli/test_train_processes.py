@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -37,14 +38,20 @@ def torchrun(*words):
     return ended(subprocess.Popen([*launcher, *words], env=os.environ | {"OMP_NUM_THREADS": "1"}, **PIPES))[0]
 
 
-def by_hand(*words):
-    """As a launcher does, whose own start takes seconds: two processes that know their number and where they meet."""
+def by_hand(*words, before=("", "")):
+    """As a launcher does, whose own start takes seconds: two processes that know their number and where they meet. ``before``:
+    Python that each runs first."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
     shared = os.environ | where | {"WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "i2i", *words]
-    return ended(*(subprocess.Popen(command, env=shared | {"RANK": rank}, **PIPES) for rank in "01"))
+    programs = [f"{hook}\nfrom i2i.cli import main\nmain({[str(word) for word in words]!r})" for hook in before]
+    return ended(
+        *(
+            subprocess.Popen([sys.executable, "-c", program], env=shared | {"RANK": str(rank)}, **PIPES)
+            for rank, program in enumerate(programs)
+        )
+    )
 
 
 def test_two_processes_train_the_model_that_one_trains(i2i, folder):
@@ -80,6 +87,23 @@ def test_an_error_of_one_process_is_a_readable_line_of_each(folder):
     found = by_hand(*WORDS, "-o", "m.safetensors")
     assert found == [(1, ["error: m.safetensors: exists; --overwrite replaces it"], "")] * 2
     assert not (folder / "m-training").exists()
+
+
+KILLED = """
+import os, signal
+from i2i.training import loop
+take, taken = loop._take_step, []
+loop._take_step = lambda *given: taken.append(1) or (os.kill(os.getpid(), signal.SIGKILL) if len(taken) == 4 else take(*given))
+"""
+
+
+def test_a_process_that_is_killed_ends_the_others_in_one_line(folder):
+    """They would wait for ever."""
+    make_data(folder)
+    (code, said, out), (other, *_) = by_hand(*WORDS, "--steps", "6", "-o", "m.safetensors", "-q", before=("", KILLED))
+    assert (code, other, out) == (1, -signal.SIGKILL, "")
+    assert said == ["error: another process of this training is gone; start all of them again, with --resume"]
+    assert (folder / "m-training/checkpoint.pt").exists() and not (folder / "m.safetensors").exists()
 
 
 def test_a_batch_has_a_crop_for_each_process():

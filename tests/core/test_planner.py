@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from i2i import planner
+from i2i import memory, planner
 from i2i.contracts import DensePredictor, Footprint, ImageSpec, Predictor, Runtime
 from i2i.errors import UsageError
 from i2i.geometry import Region
@@ -99,17 +99,17 @@ def test_the_limit_of_a_control_group_counts_where_it_is_less(monkeypatch: pytes
         return files[str(path)]
 
     monkeypatch.setattr(Path, "read_text", read)
-    monkeypatch.setattr(planner.os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 4_000_000}.get)
-    assert planner.total_memory() == 3_000_000_000
+    monkeypatch.setattr(memory.os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 4_000_000}.get)
+    assert memory.total_memory() == 3_000_000_000
     files.update({name: "max\n" for name in files if "fs" in name})
-    assert planner.total_memory() == 4096 * 4_000_000
+    assert memory.total_memory() == 4096 * 4_000_000
     files.clear()
-    assert planner.total_memory() == 4096 * 4_000_000
+    assert memory.total_memory() == 4096 * 4_000_000
 
 
 def test_a_plan_depends_on_the_total_memory_and_not_on_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr(planner.os, "sysconf", lambda name: asked.append(name) or 4096)
+    monkeypatch.setattr(memory.os, "sysconf", lambda name: asked.append(name) or 4096)
     plan(memory="auto")
     assert asked and not any("AV" in name for name in asked)
 
