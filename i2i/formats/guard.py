@@ -59,8 +59,9 @@ def _reason(error: BaseException, kind: str) -> str:
     return f"truncated or damaged {kind}{said}; get a good copy, or save it again"
 
 
-def quieten_tifffile() -> None:
-    """Keep tifffile's log off stderr; programs that configure logging still get it."""
-    logger = logging.getLogger("tifffile")
-    if not any(isinstance(handler, logging.NullHandler) for handler in logger.handlers):
-        logger.addHandler(logging.NullHandler())
+def quieten() -> None:
+    """Keep the logs of tifffile and imagecodecs off stderr; programs that configure logging still get them."""
+    for name in ("tifffile", "imagecodecs"):
+        logger = logging.getLogger(name)
+        if not any(isinstance(handler, logging.NullHandler) for handler in logger.handlers):
+            logger.addHandler(logging.NullHandler())

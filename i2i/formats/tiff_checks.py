@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from i2i.errors import InputError
-from i2i.formats.guard import quieten_tifffile
+from i2i.formats.guard import quieten
 from i2i.formats.tiff_metadata import absurd_ome
 
 MOST_SAMPLES = 4096
@@ -19,7 +19,7 @@ def open_tiff(path: Path) -> tuple[Any, tuple[str, ...]]:
     """The file as a ``tifffile.TiffFile``, and notes on what in it was not believed."""
     import tifffile
 
-    quieten_tifffile()
+    quieten()
     tiff = tifffile.TiffFile(path)
     try:
         if len(tiff.pages) == 0:
@@ -105,7 +105,7 @@ def check_series(path: Path, page: Any, series: Any) -> None:
         raise InputError(f"{path}: complex values are no picture; save their magnitude, or two channels")
     if 0 in page.shaped or 0 in series.get_shape(False):
         raise InputError(f"{path}: a TIFF with a side of 0 pixels; get a good copy")
-    if page.samplesperpixel > MOST_SAMPLES:
+    if not 1 <= page.samplesperpixel <= MOST_SAMPLES:
         raise InputError(f"{path}: {page.samplesperpixel} samples a pixel; a damaged header: get a good copy")
     if not page.is_tiled and page.rowsperstrip < 1:
         raise InputError(f"{path}: a damaged TIFF with strips of no rows; get a good copy")
