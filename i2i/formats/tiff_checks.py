@@ -13,6 +13,11 @@ from i2i.formats.guard import quieten
 from i2i.formats.tiff_metadata import absurd_ome
 
 MOST_SAMPLES = 4096
+WHOLE = (
+    "imagewidth", "imagelength", "imagedepth", "tilewidth", "tilelength", "tiledepth", "rowsperstrip", "samplesperpixel",
+    "planarconfig", "fillorder",
+)  # fmt: skip
+"""What a page says in whole numbers: a damaged header may give fractions, texts or lists of them."""
 
 
 def open_tiff(path: Path) -> tuple[Any, tuple[str, ...]]:
@@ -98,6 +103,9 @@ def first_series(path: Path, tiff: Any) -> Any:
 
 def check_series(path: Path, page: Any, series: Any) -> None:
     """Refuse what no region could be read from, before anything is computed from it."""
+    for name in WHOLE:
+        if not isinstance(getattr(page, name), int):
+            raise InputError(f"{path}: a damaged TIFF: {name} is {_short(str(getattr(page, name)))}; get a good copy")
     if page.dtype is None:
         kind = f"SampleFormat {page.sampleformat}, {page.bitspersample} bits"
         raise InputError(f"{path}: a damaged header, or samples of an unknown kind ({kind}); save it as uint8")
