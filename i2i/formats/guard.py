@@ -26,8 +26,10 @@ DAMAGED = (
     struct.error,
 )
 """What tifffile, imagecodecs, Pillow and struct raise for a file that they cannot read."""
-MUTE = (TypeError, AttributeError, AssertionError, LookupError)
+MUTE = (TypeError, AttributeError, AssertionError, LookupError, ArithmeticError, struct.error)
 """Those whose text says something of their code, and nothing of the file."""
+MUTE_TEXTS = ("The truth value of an array", "invalid literal for int()", "cannot identify image file")
+"""The same of other errors."""
 
 
 def one_line(error: BaseException, length: int = 160) -> str:
@@ -53,9 +55,10 @@ def _reason(error: BaseException, kind: str) -> str:
         return "no permission to read it; change its permissions (chmod +r)"
     if isinstance(error, ImportError) or "missing 'imagecodecs'" in detail or "requires the 'imagecodecs'" in detail:
         return f"needs a codec that is not installed ({detail}); pip install imagecodecs"
-    if isinstance(error, NotImplementedError) or "not supported" in detail:
+    mute = isinstance(error, MUTE) or detail.startswith(MUTE_TEXTS)
+    if isinstance(error, NotImplementedError) or ("not supported" in detail and not mute):
         return f"this kind of {kind} is not supported ({detail}); save it with another compression, such as deflate"
-    said = "" if isinstance(error, MUTE) else f" ({detail})"
+    said = "" if mute else f" ({detail})"
     return f"truncated or damaged {kind}{said}; get a good copy, or save it again"
 
 
