@@ -107,7 +107,7 @@ def check_series(path: Path, page: Any, series: Any) -> None:
         if not isinstance(getattr(page, name), int):
             raise InputError(f"{path}: a damaged TIFF: {name} is {_short(str(getattr(page, name)))}; get a good copy")
     if page.dtype is None:
-        kind = f"SampleFormat {page.sampleformat}, {page.bitspersample} bits"
+        kind = f"SampleFormat {_short(str(page.sampleformat))}, {_short(str(page.bitspersample))} bits"
         raise InputError(f"{path}: a damaged header, or samples of an unknown kind ({kind}); save it as uint8")
     if page.dtype.kind == "c" or np.dtype(series.dtype).kind == "c":
         raise InputError(f"{path}: complex values are no picture; save their magnitude, or two channels")
@@ -128,7 +128,7 @@ def _check_codec(path: Path, page: Any) -> None:
             if number != 1:
                 codecs[number]
         except KeyError as error:
-            name = getattr(number, "name", str(number)).lower()
+            name = _short(getattr(number, "name", str(number)).lower())
             what = "compression" if codecs is TIFF.DECOMPRESSORS else "predictor"
             missing = "imagecodecs" in str(error)
             cure = "pip install imagecodecs" if missing else "save it with another one, such as deflate"

@@ -212,6 +212,15 @@ def with_count(name: str, tag: int, count: int) -> bytes:
     return bytes(data)
 
 
+def with_text(name: str, tag: int, text: bytes) -> bytes:
+    """A TIFF of which a tag is a text, which is at its end."""
+    data = bytearray(SEEDS[name].files[""])
+    (entry,) = (entry for entry in tiffs.directories(data)[0].entries if entry.tag == tag)
+    for at, size, value in ((2, 2, 2), (4, 4, len(text)), (8, 4, len(data))):
+        tiffs.form_of(data).put(data, entry.at + at, size, value)
+    return bytes(data + text)
+
+
 def with_chunks(name: str, change: Callable[[bytes, bytes], bytes]) -> bytes:
     """A PNG whose chunks have another content, and checksums that fit."""
     content = SEEDS[name].files[""]
@@ -235,6 +244,7 @@ KEPT: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "no samples": (".tif", lambda: with_tag("made-tif-volume", 277, 0), REFUSED),
     "a width that is a fraction": (".tif", lambda: with_kind("made-tif-strips", 256, 12), REFUSED),
     "two values for one width": (".tif", lambda: with_count("made-tif-strips", 256, 2), REFUSED),
+    "a text in the place of a number": (".tif", lambda: with_text("made-tif-zlib-rgb", 317, b"x" * 1000), REFUSED),
     "tiles of no depth": (".tif", lambda: with_tag("made-tif-volume", 32998, 0), REFUSED),
     "nothing but the first bytes": (".tif", lambda: b"II*\0", REFUSED),
     "a float that 32 bits cannot hold": (".tif", lambda: of_float(1e300), REFUSED),
