@@ -17,7 +17,7 @@ WHOLE = (
     "imagewidth", "imagelength", "imagedepth", "tilewidth", "tilelength", "tiledepth", "rowsperstrip", "samplesperpixel",
     "planarconfig", "fillorder",
 )  # fmt: skip
-"""What a page says in whole numbers: a damaged header may give fractions, texts or lists of them."""
+"""What a page says in whole numbers from 0: a damaged header may give others, texts or lists of them."""
 
 
 def open_tiff(path: Path) -> tuple[Any, tuple[str, ...]]:
@@ -101,11 +101,15 @@ def first_series(path: Path, tiff: Any) -> Any:
     raise InputError(f"{path}: a TIFF without a readable image; get a good copy")
 
 
+def unsound(page: Any) -> list[str]:
+    """Which of the numbers that say how a page is stored are no whole ones, or below 0."""
+    return [name for name in WHOLE if not isinstance(getattr(page, name), int) or getattr(page, name) < 0]
+
+
 def check_series(path: Path, page: Any, series: Any) -> None:
     """Refuse what no region could be read from, before anything is computed from it."""
-    for name in WHOLE:
-        if not isinstance(getattr(page, name), int):
-            raise InputError(f"{path}: a damaged TIFF: {name} is {_short(str(getattr(page, name)))}; get a good copy")
+    for name in unsound(page):
+        raise InputError(f"{path}: a damaged TIFF: {name} is {_short(str(getattr(page, name)))}; get a good copy")
     if page.dtype is None:
         kind = f"SampleFormat {_short(str(page.sampleformat))}, {_short(str(page.bitspersample))} bits"
         raise InputError(f"{path}: a damaged header, or samples of an unknown kind ({kind}); save it as uint8")

@@ -221,6 +221,15 @@ def with_text(name: str, tag: int, text: bytes) -> bytes:
     return bytes(data + text)
 
 
+def with_negative(name: str, tag: int, directory: int = 0) -> bytes:
+    """A TIFF with the value -5, as a signed number of 32 bits."""
+    data = bytearray(SEEDS[name].files[""])
+    (entry,) = (entry for entry in tiffs.directories(data)[directory].entries if entry.tag == tag)
+    tiffs.form_of(data).put(data, entry.at + 2, 2, 9)
+    tiffs.form_of(data).put(data, entry.at + 8, 4, -5)
+    return bytes(data)
+
+
 def with_chunks(name: str, change: Callable[[bytes, bytes], bytes]) -> bytes:
     """A PNG whose chunks have another content, and checksums that fit."""
     content = SEEDS[name].files[""]
@@ -243,6 +252,7 @@ def _unknown(kind: bytes, body: bytes) -> bytes:
 KEPT: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "no samples": (".tif", lambda: with_tag("made-tif-volume", 277, 0), REFUSED),
     "a width that is a fraction": (".tif", lambda: with_kind("made-tif-strips", 256, 12), REFUSED),
+    "a width below 0": (".tif", lambda: with_negative("made-tif-zlib-strips", 256), REFUSED),
     "two values for one width": (".tif", lambda: with_count("made-tif-strips", 256, 2), REFUSED),
     "a text in the place of a number": (".tif", lambda: with_text("made-tif-zlib-rgb", 317, b"x" * 1000), REFUSED),
     "tiles of no depth": (".tif", lambda: with_tag("made-tif-volume", 32998, 0), REFUSED),
@@ -260,6 +270,14 @@ def test_what_was_found_before_ends_as_it_should(bench: Bench, name: str) -> Non
     for number in (1, 2):
         found = bench.try_input(Seed(name, suffix, {"": make()}), number)
         assert found[0] in end and found[1] == []
+
+
+def test_a_level_of_a_width_below_0_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "a.tif").write_bytes(with_negative("made-tif-ome-pyramid", 256, 1))
+    source = open_image(tmp_path / "a.tif")
+    source.close()
+    assert source.spec.levels == ((64, 80), (32, 40))
+    assert source.spec.notes == ("1 resolution(s) that do not match the first are left out",)
 
 
 # ----------------------------------------------------------------------------------------------------- what it has to notice
