@@ -211,11 +211,13 @@ def _make_ready(kind: str) -> None:
     import zarr.storage
     from PIL import Image
 
+    import i2i.cli.app
     import i2i.cli.manage
     from i2i import installed
 
     installed.found = functools.cache(installed.found)
     installed.distribution = functools.cache(installed.distribution)
+    i2i.cli.app.commands = functools.cache(i2i.cli.app.commands)  # type: ignore[attr-defined]
     assert i2i.cli.manage and zarr.storage and tifffile
     Image.init()
     for name in (
