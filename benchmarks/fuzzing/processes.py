@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,6 @@ class Server:
         os.write(self._process.stdin.fileno(), json.dumps({"do": do, "words": words}).encode() + b"\n")
         answer = self._answer()
         self.slowest, self.largest = max(self.slowest, answer.get("seconds", 0.0)), max(self.largest, answer.get("peak", 0))
-        if answer.get("last") or "died" in answer:
-            self._pid = None
         left = [path.name for path in (self._folder / "tmp").iterdir()]
         for name in left:
             remove(self._folder / "tmp" / name)
@@ -64,22 +63,30 @@ class Server:
     def fresh(self) -> None:
         """The next request goes to a new worker."""
         if self._pid is not None:
-            os.kill(self._pid, signal.SIGKILL)
-            self._line()
-            self._pid = None
+            self._end(self._pid)
 
     def _answer(self) -> dict[str, Any]:
         line, why = self._line(watch=True)
+        answer: dict[str, Any] = {"died": signal.SIGKILL} if why else json.loads(line)
         if why and self._pid is not None:
             os.kill(self._pid, signal.SIGUSR1)  # where it is
             time.sleep(0.3)
-            os.kill(self._pid, signal.SIGKILL)
-            line = self._line()[0]
-        answer: dict[str, Any] = json.loads(line)
+            self._end(self._pid)
+        elif answer.get("last") or "died" in answer:
+            self._pid = None
         if "died" in answer:
             stderr = (self._folder / "stderr").read_bytes().decode("utf-8", "replace")
             return {"died": os.waitstatus_to_exitcode(answer["died"]), "why": why or "crash", "stderr": stderr}
         return answer
+
+    def _end(self, worker: int) -> None:
+        """Kill a worker, which may just have answered, or come to its own end."""
+        with suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGKILL)
+        told: dict[str, Any] = {}
+        while not {"died", "pid"} & set(told):
+            told = json.loads(self._line()[0])
+        self._pid = told.get("pid")
 
     def _line(self, watch: bool = False) -> tuple[bytes, str]:
         """The next line; with ``watch``, why the worker is to be ended instead of one."""

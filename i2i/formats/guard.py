@@ -20,13 +20,14 @@ DAMAGED = (
     TypeError,
     AttributeError,
     AssertionError,
+    SystemError,  # of numcodecs, for a length below 0
     SyntaxError,  # Pillow's word for a broken PNG; XML that does not parse
     MemoryError,
     ImportError,
     struct.error,
 )
-"""What tifffile, imagecodecs, Pillow and struct raise for a file that they cannot read."""
-MUTE = (TypeError, AttributeError, AssertionError, LookupError, ArithmeticError, struct.error)
+"""What tifffile, imagecodecs, numcodecs, Pillow and struct raise for a file that they cannot read."""
+MUTE = (TypeError, AttributeError, AssertionError, LookupError, ArithmeticError, SystemError, struct.error)
 """Those whose text says something of their code, and nothing of the file."""
 MUTE_TEXTS = ("The truth value of an array", "invalid literal for int()", "cannot identify image file")
 """The same of other errors."""

@@ -14,7 +14,7 @@ from fuzz import Bench, Limits, Tally, kind_of, make_model, table, try_one
 from fuzzing import documents, rasters, tiffs
 from fuzzing.judge import KINDS, READ, REFUSED, judge, judge_output, size_of
 from fuzzing.mutate import make_input
-from fuzzing.seeds import Seed, folder_seeds, made_seeds, png_chunk
+from fuzzing.seeds import Files, Seed, folder_seeds, made_seeds, png_chunk
 
 from i2i.errors import InputError
 from i2i.formats import open_image
@@ -230,6 +230,12 @@ def with_negative(name: str, tag: int, directory: int = 0) -> bytes:
     return bytes(data)
 
 
+def with_length(name: str, chunk: str, length: int) -> Files:
+    """A Zarr folder where the header of a chunk of Blosc gives another length of what is in it."""
+    files = SEEDS[name].files
+    return {**files, chunk: files[chunk][:4] + struct.pack("<i", length) + files[chunk][8:]}
+
+
 def with_chunks(name: str, change: Callable[[bytes, bytes], bytes]) -> bytes:
     """A PNG whose chunks have another content, and checksums that fit."""
     content = SEEDS[name].files[""]
@@ -249,7 +255,7 @@ def _unknown(kind: bytes, body: bytes) -> bytes:
     return body[:10] + b"\7" + body[11:] if kind == b"IHDR" else body
 
 
-KEPT: dict[str, tuple[str, Callable[[], bytes], str]] = {
+KEPT: dict[str, tuple[str, Callable[[], bytes | Files], str]] = {
     "no samples": (".tif", lambda: with_tag("made-tif-volume", 277, 0), REFUSED),
     "a width that is a fraction": (".tif", lambda: with_kind("made-tif-strips", 256, 12), REFUSED),
     "a width below 0": (".tif", lambda: with_negative("made-tif-zlib-strips", 256), REFUSED),
@@ -257,6 +263,7 @@ KEPT: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "a text in the place of a number": (".tif", lambda: with_text("made-tif-zlib-rgb", 317, b"x" * 1000), REFUSED),
     "tiles of no depth": (".tif", lambda: with_tag("made-tif-volume", 32998, 0), REFUSED),
     "nothing but the first bytes": (".tif", lambda: b"II*\0", REFUSED),
+    "a chunk of a length below 0": (".zarr", lambda: with_length("made-zarr-2", "0/0.0.0.0", -5), REFUSED),
     "a float that 32 bits cannot hold": (".tif", lambda: of_float(1e300), f"{READ} {REFUSED}"),
     "a PNG of more pixels than it says": (".png", lambda: with_chunks("made-png-16-rgb", _longer), READ),
     "a PNG of an unknown compression": (".png", lambda: with_chunks("made-png-16-rgb", _unknown), REFUSED),
@@ -268,7 +275,8 @@ KEPT: dict[str, tuple[str, Callable[[], bytes], str]] = {
 def test_what_was_found_before_ends_as_it_should(bench: Bench, name: str) -> None:
     suffix, make, end = KEPT[name]
     for number in (1, 2):
-        found = bench.try_input(Seed(name, suffix, {"": make()}), number)
+        content = make()
+        found = bench.try_input(Seed(name, suffix, {"": content} if isinstance(content, bytes) else content), number)
         assert found[0] in end and found[1] == []
 
 
