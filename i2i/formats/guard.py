@@ -41,7 +41,9 @@ def one_line(error: BaseException, length: int = 160) -> str:
 
 @contextmanager
 def guard(path: Path, kind: str) -> Iterator[None]:
-    """Turn every ``DAMAGED`` error raised inside into an ``InputError`` for the file, of the given kind ("TIFF")."""
+    """Turn every ``DAMAGED`` error raised inside into an ``InputError`` for the file, of the given kind ("TIFF"); what the
+    libraries log is kept off stderr."""
+    quieten()
     try:
         yield
     except DAMAGED as error:

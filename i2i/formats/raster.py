@@ -20,7 +20,7 @@ from i2i.contracts import Array, Format, ImageSpec, Source
 from i2i.errors import InputError
 from i2i.formats import raster_write
 from i2i.formats.colour import bits_to_grey
-from i2i.formats.guard import DAMAGED, guard, quieten
+from i2i.formats.guard import DAMAGED, guard
 from i2i.formats.orientation import Orientation
 from i2i.formats.scratch import Scratch
 from i2i.formats.tiff_metadata import LARGEST_TRUSTED
@@ -121,7 +121,6 @@ class RasterSource:
         """(H, W, C) uint16 as stored: Pillow would cut colours of 16 bits to 8."""
         import imagecodecs
 
-        quieten()
         with guard(self._path, "PNG"):
             data = self._path.read_bytes()
             _check_png(data)

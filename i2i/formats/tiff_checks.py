@@ -9,7 +9,6 @@ from xml.etree import ElementTree
 import numpy as np
 
 from i2i.errors import InputError
-from i2i.formats.guard import quieten
 from i2i.formats.tiff_metadata import absurd_ome
 
 MOST_SAMPLES = 4096
@@ -24,7 +23,6 @@ def open_tiff(path: Path) -> tuple[Any, tuple[str, ...]]:
     """The file as a ``tifffile.TiffFile``, and notes on what in it was not believed."""
     import tifffile
 
-    quieten()
     tiff = tifffile.TiffFile(path)
     try:
         if len(tiff.pages) == 0:
