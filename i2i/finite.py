@@ -54,6 +54,11 @@ class ZeroFilled:
         self._source.close()
 
 
+def plan_finite(source: Source) -> tuple[Source, tuple[str, ...]]:
+    """The same for a plan, at once: NaN and Inf are not counted, which would read the whole image, and read as 0."""
+    return (ZeroFilled(source) if np.dtype(source.spec.dtype).kind == "f" else source), ()
+
+
 def make_finite(source: Source, rule: str, name: str) -> tuple[Source, tuple[str, ...]]:
     """The source with finite samples only, and warnings. ``rule``: ``zero`` or ``error``, which raises ``InputError``."""
     infinite, large = count_unusable(source)

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from i2i.contracts import ImageSpec
 from i2i.errors import InputError, ModelError
-from i2i.finite import ZeroFilled, count_unusable, make_finite
+from i2i.finite import ZeroFilled, count_unusable, make_finite, plan_finite
 from i2i.formats.resample import resampled
 from i2i.formats.views import ArraySource, View
 from i2i.geometry import Region
@@ -195,6 +195,17 @@ def test_integers_are_not_read_to_be_counted() -> None:
             raise AssertionError
 
     assert count_unusable(Unread(np.zeros((3, 3), np.uint8))) == (0, 0)
+
+
+def test_a_plan_reads_no_pixel_to_count_them() -> None:
+    class Unread(ArraySource):
+        def read(self, *_: object, **__: object):
+            raise AssertionError
+
+    planned, warnings = plan_finite(Unread(holes((3, 9))))
+    assert isinstance(planned, ZeroFilled) and warnings == ()
+    integers = Unread(np.zeros((3, 3), np.uint8))
+    assert plan_finite(integers) == (integers, ())
 
 
 def test_non_finite_samples_are_refused_with_their_number_and_the_cure() -> None:
