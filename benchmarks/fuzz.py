@@ -6,7 +6,7 @@ An input is a small valid file of one of the formats that i2i reads, or one of a
 flipped, pieces cut, put in, doubled or swapped, and entries of its headers changed; input number N of a seed is the same each
 time. It goes through the program's own `main`: `info`, then a task (the mean of the channels; of every twelfth a small U-Net),
 in worker processes that end after a hundred inputs. Where an image declares more than 4 million samples (a header may say so,
-and be right) the run is planned, and two pieces are read.
+and be right) the run is planned (up to a billion), and two pieces are read.
 
 Nothing may crash, compute 10 s (or take a minute), take 1.5 GB, show a traceback or a library's own messages, print more than
 one line for an error or a line that does not name the file, leave anything after an error, or an output that does not open.
@@ -43,6 +43,8 @@ INPUTS = 100
 """Of one worker."""
 MOST_SAMPLES = 4_000_000
 """Of an image that is run whole: more would take seconds."""
+MOST_PLANNED = 10**9
+"""Of an image whose run is planned, for which a window of it is tried; of larger ones two pieces are read."""
 
 
 @dataclass(frozen=True)
@@ -113,9 +115,10 @@ class Bench:
         size = None if found else size_of(told, as_json)
         output = folder / f"result{random.choices(('.tif', '.png', '.zarr'), (8, 2, 1))[0]}"
         if size is not None and size[0] * size[1] * size[2] > MOST_SAMPLES:
-            return PLANNED, found + self._plan(path, folder, output)
+            planned = size[0] * size[1] * size[2] <= MOST_PLANNED
+            return PLANNED, found + (self._plan(path, folder, output) if planned else self._pieces(path))
         if size is not None and random.random() < 0.1:
-            found += judge(self._run.ask("pieces", [str(path)]), "pieces", path, None, self._limits.memory)
+            found += self._pieces(path)
         words = self._words(path, output, random)
         done = self._run.ask("main", words)
         found += judge(done, words[0], path, output, self._limits.memory)
@@ -129,12 +132,15 @@ class Bench:
             return ["segment", *words, "--model", str(self._model), "--channels", "0", "--precision", "fp32"]
         return ["echo", *words, *["--tile", "64"] * (random.random() < 0.3)]
 
+    def _pieces(self, path: Path) -> list[Finding]:
+        return judge(self._run.ask("pieces", [str(path)]), "pieces", path, None, self._limits.memory)
+
     def _plan(self, path: Path, folder: Path, output: Path) -> list[Finding]:
         """Of an image that is too large to be run for each input: its plan and pieces of it."""
         planned = self._run.ask("main", ["echo", str(path), "-o", str(output), "--channels", "0", "--dry-run"])
         found = judge(planned, "plan", path, folder, self._limits.memory)
         if planned.get("code") == 0:
-            found += judge(self._run.ask("pieces", [str(path)]), "pieces", path, None, self._limits.memory)
+            found += self._pieces(path)
         there = ", ".join(place.name for place in folder.iterdir())
         return [*found, *([Finding("partial output", "after a dry run", there)] if there else [])]
 

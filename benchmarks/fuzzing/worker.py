@@ -19,7 +19,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -203,9 +203,14 @@ def _send(handle: int, value: object) -> None:
         data = data[os.write(handle, data) :]
 
 
+def _made_once(make: Callable[[str], Callable[[], Any]], name: str) -> Callable[[], Any]:
+    """What makes a command, which is kept."""
+    return functools.cache(make(name))
+
+
 def _make_ready(kind: str) -> None:
     """Import what a run imports. What takes longest and has nothing to do with an input is left out: flushes to the disk, and
-    the search for plugins at each start."""
+    the search for plugins and the making of the command line at each start."""
     import imagecodecs
     import tifffile
     import zarr.storage
@@ -217,7 +222,9 @@ def _make_ready(kind: str) -> None:
 
     installed.found = functools.cache(installed.found)
     installed.distribution = functools.cache(installed.distribution)
-    i2i.cli.app.commands = functools.cache(i2i.cli.app.commands)  # type: ignore[attr-defined]
+    i2i.cli.app.build = functools.cache(i2i.cli.app.build)
+    for name in ("_image", "_manage"):
+        setattr(i2i.cli.app, name, functools.partial(_made_once, getattr(i2i.cli.app, name)))
     assert i2i.cli.manage and zarr.storage and tifffile
     Image.init()
     for name in (

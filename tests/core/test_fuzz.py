@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 import sys
 import zlib
@@ -12,7 +13,7 @@ from random import Random
 import pytest
 from fuzz import Bench, Limits, Tally, kind_of, make_model, table, try_one
 from fuzzing import documents, rasters, tiffs
-from fuzzing.judge import KINDS, READ, REFUSED, judge, judge_output, size_of
+from fuzzing.judge import KINDS, PLANNED, READ, REFUSED, judge, judge_output, size_of
 from fuzzing.mutate import make_input
 from fuzzing.seeds import Files, Seed, folder_seeds, made_seeds, png_chunk
 
@@ -236,6 +237,13 @@ def with_length(name: str, chunk: str, length: int) -> Files:
     return {**files, chunk: files[chunk][:4] + struct.pack("<i", length) + files[chunk][8:]}
 
 
+def with_width(name: str, width: int) -> Files:
+    """A Zarr array that declares another width."""
+    document = json.loads(SEEDS[name].files["zarr.json"])
+    document["shape"][-1] = width
+    return {**SEEDS[name].files, "zarr.json": json.dumps(document).encode()}
+
+
 def with_chunks(name: str, change: Callable[[bytes, bytes], bytes]) -> bytes:
     """A PNG whose chunks have another content, and checksums that fit."""
     content = SEEDS[name].files[""]
@@ -265,6 +273,9 @@ KEPT: dict[str, tuple[str, Callable[[], bytes | Files], str]] = {
     "nothing but the first bytes": (".tif", lambda: b"II*\0", REFUSED),
     "a chunk of a length below 0": (".zarr", lambda: with_length("made-zarr-2", "0/0.0.0.0", -5), REFUSED),
     "a float that 32 bits cannot hold": (".tif", lambda: of_float(1e300), f"{READ} {REFUSED}"),
+    "a slide of another planar configuration": (".scn", lambda: with_tag("made-tif-zlib-rgb", 284, 77), REFUSED),
+    "floats without end": (".zarr", lambda: with_width("made-zarr-plain", 10**12), PLANNED),
+    "more pixels than any disk holds": (".zarr", lambda: with_width("made-zarr-plain", 2**53), REFUSED),
     "a PNG of more pixels than it says": (".png", lambda: with_chunks("made-png-16-rgb", _longer), READ),
     "a PNG of an unknown compression": (".png", lambda: with_chunks("made-png-16-rgb", _unknown), REFUSED),
 }
