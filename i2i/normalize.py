@@ -15,6 +15,8 @@ from i2i.geometry import Region
 
 _SAMPLES = 64
 _SAMPLE_SIDE = 256
+_FAR = 60_000.0
+"""Normalised values of floating-point images are cut off here: a network computes with none larger, in 16 bits least of all."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,11 @@ class Normalization:
     def apply(self, pixels: Array) -> npt.NDArray[np.float32]:
         """(H, W, C) of any dtype -> float32 of the same shape."""
         kind = np.float32 if pixels.dtype.itemsize <= 2 or pixels.dtype == np.float32 else np.float64
-        result = np.subtract(pixels, np.asarray(self.offset, kind), dtype=kind)
-        result /= np.asarray(self.scale, kind)
+        with np.errstate(over="ignore"):
+            result = np.subtract(pixels, np.asarray(self.offset, kind), dtype=kind)
+            result /= np.asarray(self.scale, kind)
+        if pixels.dtype.kind == "f":
+            np.clip(result, -_FAR, _FAR, out=result)
         return result.astype(np.float32, copy=False)
 
 

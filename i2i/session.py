@@ -24,7 +24,7 @@ from i2i.disk import full_disk_told, output_needs
 from i2i.engine import Job, Progress
 from i2i.errors import InputError, ModelError, OutputError, UsageError
 from i2i.files import is_one_of
-from i2i.finite import make_finite
+from i2i.finite import make_finite, plan_finite
 from i2i.formats import format_for_output, open_image
 from i2i.formats.resample import at_size, level_for, resampled
 from i2i.formats.views import View, select
@@ -126,7 +126,7 @@ class Session:
     def _chosen(self, image: Source, level: int, name: str) -> tuple[Source, tuple[str, ...]]:
         """The chosen planes and channels of a level, samples finite; with warnings."""
         chosen = select(image, level, self.run.plane or None, self.run.channels or None, Path(name))
-        return make_finite(chosen, self.run.nan, name)
+        return plan_finite(chosen) if self.run.dry_run else make_finite(chosen, self.run.nan, name)
 
     def process(self, item: Item, progress: Progress = lambda stage, share: None) -> RunReport:
         """One image. Raises ``I2IError``; nothing is at the output path then that was not there before."""

@@ -20,14 +20,17 @@ DAMAGED = (
     TypeError,
     AttributeError,
     AssertionError,
+    SystemError,  # of numcodecs, for a length below 0
     SyntaxError,  # Pillow's word for a broken PNG; XML that does not parse
     MemoryError,
     ImportError,
     struct.error,
 )
-"""What tifffile, imagecodecs, Pillow and struct raise for a file that they cannot read."""
-MUTE = (TypeError, AttributeError, AssertionError, LookupError)
+"""What tifffile, imagecodecs, numcodecs, Pillow and struct raise for a file that they cannot read."""
+MUTE = (TypeError, AttributeError, AssertionError, LookupError, ArithmeticError, SystemError, struct.error)
 """Those whose text says something of their code, and nothing of the file."""
+MUTE_TEXTS = ("The truth value of an array", "invalid literal for int()", "cannot identify image file")
+"""The same of other errors."""
 
 
 def one_line(error: BaseException, length: int = 160) -> str:
@@ -38,7 +41,9 @@ def one_line(error: BaseException, length: int = 160) -> str:
 
 @contextmanager
 def guard(path: Path, kind: str) -> Iterator[None]:
-    """Turn every ``DAMAGED`` error raised inside into an ``InputError`` for the file, of the given kind ("TIFF")."""
+    """Turn every ``DAMAGED`` error raised inside into an ``InputError`` for the file, of the given kind ("TIFF"); what the
+    libraries log is kept off stderr."""
+    quieten()
     try:
         yield
     except DAMAGED as error:
@@ -53,14 +58,16 @@ def _reason(error: BaseException, kind: str) -> str:
         return "no permission to read it; change its permissions (chmod +r)"
     if isinstance(error, ImportError) or "missing 'imagecodecs'" in detail or "requires the 'imagecodecs'" in detail:
         return f"needs a codec that is not installed ({detail}); pip install imagecodecs"
-    if isinstance(error, NotImplementedError) or "not supported" in detail:
+    mute = isinstance(error, MUTE) or detail.startswith(MUTE_TEXTS)
+    if isinstance(error, NotImplementedError) or ("not supported" in detail and not mute):
         return f"this kind of {kind} is not supported ({detail}); save it with another compression, such as deflate"
-    said = "" if isinstance(error, MUTE) else f" ({detail})"
+    said = "" if mute else f" ({detail})"
     return f"truncated or damaged {kind}{said}; get a good copy, or save it again"
 
 
-def quieten_tifffile() -> None:
-    """Keep tifffile's log off stderr; programs that configure logging still get it."""
-    logger = logging.getLogger("tifffile")
-    if not any(isinstance(handler, logging.NullHandler) for handler in logger.handlers):
-        logger.addHandler(logging.NullHandler())
+def quieten() -> None:
+    """Keep the logs of tifffile and imagecodecs off stderr; programs that configure logging still get them."""
+    for name in ("tifffile", "imagecodecs"):
+        logger = logging.getLogger(name)
+        if not any(isinstance(handler, logging.NullHandler) for handler in logger.handlers):
+            logger.addHandler(logging.NullHandler())

@@ -20,7 +20,7 @@ from i2i.contracts import Array, Format, ImageSpec
 from i2i.errors import InputError
 from i2i.formats.guard import guard
 from i2i.formats.orientation import Orientation
-from i2i.formats.tiff_checks import check_series, first_series, open_tiff
+from i2i.formats.tiff_checks import check_series, first_series, open_tiff, unsound
 from i2i.formats.tiff_colour import Colour, colour_of
 from i2i.formats.tiff_layout import Layout, layout_of
 from i2i.formats.tiff_metadata import channel_names, pixel_size
@@ -182,7 +182,7 @@ def _levels(series: Any, layout: Layout, colour: Colour) -> list[Any]:
     levels = [series]
     for level in series.levels[1:]:
         page = level.keyframe
-        if page.dtype is None or 0 in page.shaped:
+        if page.dtype is None or unsound(page) or 0 in page.shaped:
             break
         same_colour = dataclasses.replace(colour_of(page), convert=None) == dataclasses.replace(colour, convert=None)
         if not same_colour or layout_of(level, colour.channels)[0].axes != layout.axes:

@@ -9,17 +9,20 @@ from xml.etree import ElementTree
 import numpy as np
 
 from i2i.errors import InputError
-from i2i.formats.guard import quieten_tifffile
 from i2i.formats.tiff_metadata import absurd_ome
 
 MOST_SAMPLES = 4096
+WHOLE = (
+    "imagewidth", "imagelength", "imagedepth", "tilewidth", "tilelength", "tiledepth", "rowsperstrip", "samplesperpixel",
+    "planarconfig", "fillorder",
+)  # fmt: skip
+"""What a page says in whole numbers from 0: a damaged header may give others, texts or lists of them."""
 
 
 def open_tiff(path: Path) -> tuple[Any, tuple[str, ...]]:
     """The file as a ``tifffile.TiffFile``, and notes on what in it was not believed."""
     import tifffile
 
-    quieten_tifffile()
     tiff = tifffile.TiffFile(path)
     try:
         if len(tiff.pages) == 0:
@@ -96,16 +99,23 @@ def first_series(path: Path, tiff: Any) -> Any:
     raise InputError(f"{path}: a TIFF without a readable image; get a good copy")
 
 
+def unsound(page: Any) -> list[str]:
+    """Which of the numbers that say how a page is stored are no whole ones, or below 0."""
+    return [name for name in WHOLE if not isinstance(getattr(page, name), int) or getattr(page, name) < 0]
+
+
 def check_series(path: Path, page: Any, series: Any) -> None:
     """Refuse what no region could be read from, before anything is computed from it."""
+    for name in unsound(page):
+        raise InputError(f"{path}: a damaged TIFF: {name} is {_short(str(getattr(page, name)))}; get a good copy")
     if page.dtype is None:
-        kind = f"SampleFormat {page.sampleformat}, {page.bitspersample} bits"
+        kind = f"SampleFormat {_short(str(page.sampleformat))}, {_short(str(page.bitspersample))} bits"
         raise InputError(f"{path}: a damaged header, or samples of an unknown kind ({kind}); save it as uint8")
     if page.dtype.kind == "c" or np.dtype(series.dtype).kind == "c":
         raise InputError(f"{path}: complex values are no picture; save their magnitude, or two channels")
     if 0 in page.shaped or 0 in series.get_shape(False):
         raise InputError(f"{path}: a TIFF with a side of 0 pixels; get a good copy")
-    if page.samplesperpixel > MOST_SAMPLES:
+    if not 1 <= page.samplesperpixel <= MOST_SAMPLES:
         raise InputError(f"{path}: {page.samplesperpixel} samples a pixel; a damaged header: get a good copy")
     if not page.is_tiled and page.rowsperstrip < 1:
         raise InputError(f"{path}: a damaged TIFF with strips of no rows; get a good copy")
@@ -120,7 +130,7 @@ def _check_codec(path: Path, page: Any) -> None:
             if number != 1:
                 codecs[number]
         except KeyError as error:
-            name = getattr(number, "name", str(number)).lower()
+            name = _short(getattr(number, "name", str(number)).lower())
             what = "compression" if codecs is TIFF.DECOMPRESSORS else "predictor"
             missing = "imagecodecs" in str(error)
             cure = "pip install imagecodecs" if missing else "save it with another one, such as deflate"

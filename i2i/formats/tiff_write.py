@@ -14,7 +14,7 @@ import numpy as np
 
 from i2i.contracts import Array, ImageSpec, Meaning, Metadata, Source
 from i2i.errors import OutputError
-from i2i.formats.guard import quieten_tifffile
+from i2i.formats.guard import quieten
 from i2i.formats.pyramid import Stack, level_shapes, levels
 from i2i.formats.tiff_ome import description, plane_axes
 from i2i.geometry import Region, round_up
@@ -50,7 +50,7 @@ def write(path: Path, source: Source, metadata: Metadata) -> None:
     further = {"metadata": None, "software": False, "subfiletype": 1}
     import tifffile
 
-    quieten_tifffile()
+    quieten()
     big = layout.bytes(metadata.compression) > CLASSIC_LIMIT
     with (
         tifffile.TiffWriter(path, bigtiff=big, ome=True, byteorder="<") as file,

@@ -33,7 +33,8 @@ CHUNK_LIMIT = 512 * 2**20
 """The largest decoded chunk, in bytes: more is a damaged header, or an image that only a rewrite makes usable."""
 INDEX_ENTRY = 16
 """Bytes of a shard's index for each of its chunks."""
-MOST_VALUES = 2**60
+MOST_VALUES = 2**50
+"""Of all planes: no disk holds more. (What a header makes of absent chunks reads as zeros, and takes for ever.)"""
 MOST_CHANNELS_GUESSED = 4
 OLD_AXES = "tczyx"
 """Those of OME-Zarr before 0.3, which does not name them."""
@@ -152,11 +153,12 @@ class Level:
 
 def _open(node: Node) -> Any:
     import zarr
-    from zarr.storage import LocalStore
+
+    from i2i.formats.zarr_store import BoundedStore
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about codecs and dtypes that no specification has yet
-        store = LocalStore(node.path, read_only=True)
+        store = BoundedStore(node.path, CHUNK_LIMIT)
         return zarr.open_array(store, mode="r", zarr_format=2 if node.version == 2 else 3)
 
 

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from i2i.contracts import ImageSpec
 from i2i.errors import InputError, ModelError
-from i2i.finite import ZeroFilled, count_non_finite, make_finite
+from i2i.finite import ZeroFilled, count_unusable, make_finite, plan_finite
 from i2i.formats.resample import resampled
 from i2i.formats.views import ArraySource, View
 from i2i.geometry import Region
@@ -185,8 +185,8 @@ def holes(shape: tuple[int, int] = (2100, 60)) -> np.ndarray:
 
 
 def test_samples_that_are_not_finite_are_counted_over_the_whole_image() -> None:
-    assert count_non_finite(ArraySource(holes())) == 3
-    assert count_non_finite(ArraySource(np.ones((3, 3), np.float16))) == 0
+    assert count_unusable(ArraySource(holes())) == (3, 0)
+    assert count_unusable(ArraySource(np.ones((3, 3), np.float16))) == (0, 0)
 
 
 def test_integers_are_not_read_to_be_counted() -> None:
@@ -194,7 +194,18 @@ def test_integers_are_not_read_to_be_counted() -> None:
         def read(self, *_: object, **__: object):
             raise AssertionError
 
-    assert count_non_finite(Unread(np.zeros((3, 3), np.uint8))) == 0
+    assert count_unusable(Unread(np.zeros((3, 3), np.uint8))) == (0, 0)
+
+
+def test_a_plan_reads_no_pixel_to_count_them() -> None:
+    class Unread(ArraySource):
+        def read(self, *_: object, **__: object):
+            raise AssertionError
+
+    planned, warnings = plan_finite(Unread(holes((3, 9))))
+    assert isinstance(planned, ZeroFilled) and warnings == ()
+    integers = Unread(np.zeros((3, 3), np.uint8))
+    assert plan_finite(integers) == (integers, ())
 
 
 def test_non_finite_samples_are_refused_with_their_number_and_the_cure() -> None:
@@ -209,6 +220,24 @@ def test_non_finite_samples_read_as_zero_and_are_warned_of() -> None:
     assert pixels.dtype == np.float32 and np.isfinite(pixels).all()
     assert pixels.sum() == pixels.size - 3
     assert Normalization("percentile").freeze(source, 0).offset == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(("dtype", "value"), [("float32", -3.4028235e38), ("float64", 1e300)])
+def test_samples_too_large_to_be_computed_with_are_as_those_that_are_not_finite(dtype: str, value: float) -> None:
+    pixels = holes((4, 9)).astype(dtype)
+    pixels[1, 0, 0] = value
+    with pytest.raises(InputError, match=r"a\.tif: 4 samples are NaN, Inf or beyond 1e37; --nan zero reads them as 0"):
+        make_finite(ArraySource(pixels), "error", "a.tif")
+    filled, _ = make_finite(ArraySource(pixels), "zero", "a.tif")
+    found = filled.read(Region(0, 0, 4, 9))
+    assert found.dtype == dtype and found.sum() == pixels.size - 4
+
+
+def test_normalised_floats_are_numbers_however_far_apart_the_samples_are() -> None:
+    pixels = np.full((64, 64, 1), 1e-40, np.float32)
+    pixels[:32], pixels[0, 0] = 2e-40, 1e37
+    found = Normalization("percentile").freeze(ArraySource(pixels), 0).apply(pixels)
+    assert found.max() == found[0, 0, 0] == 60_000 and found.min() >= 0
 
 
 def test_a_finite_source_is_left_as_it_is() -> None:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import hashlib
 import json
+import lzma
 import pickle
 import subprocess
 import sys
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import uuid4
 
+import imagecodecs
+import numcodecs
 import numpy as np
 import pytest
 import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ome_zarr_models.v05 import Image
+from zarr.codecs import GzipCodec, ZstdCodec
 
 from i2i.contracts import ImageSpec, Metadata
 from i2i.errors import InputError, OutputError
@@ -25,6 +31,7 @@ from i2i.formats import ArraySource, builtin_formats, detect, format_for_output,
 from i2i.formats.pyramid import halve, level_shapes
 from i2i.formats.zarr_metadata import DTYPES
 from i2i.formats.zarr_read import ZarrSource
+from i2i.formats.zarr_store import check_chunk
 from i2i.formats.zarr_write import COMPRESSIONS, write
 from i2i.geometry import Region
 
@@ -376,6 +383,44 @@ def test_damaged_chunks(tmp_path: Path, codec: str, damage: str) -> None:
         assert "truncated or damaged Zarr" in refused(path)
 
 
+def _zeros_of_unknown_size(data: bytes) -> bytes:
+    """As many zeros as Zstandard, in a frame that does not say how many: blocks of a repeated byte."""
+    sizes = [min(2**17, len(data) - start) for start in range(0, len(data), 2**17)]
+    blocks = [(size << 3 | 2 | (number == len(sizes) - 1)).to_bytes(3, "little") + b"\0" for number, size in enumerate(sizes)]
+    return b"\x28\xb5\x2f\xfd\0\x58" + b"".join(blocks)
+
+
+PACKED = {
+    "gzip": gzip.compress, "zlib": zlib.compress, "bz2": bz2.compress, "xz": lzma.compress,
+    "two gzip": lambda data: gzip.compress(data[: len(data) // 2]) + gzip.compress(data[len(data) // 2 :]),
+    "zstd": lambda data: bytes(imagecodecs.zstd_encode(data)), "zstd of unknown size": _zeros_of_unknown_size,
+    "blosc": lambda data: bytes(numcodecs.Blosc().encode(data)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", PACKED)
+def test_what_a_chunk_unpacks_to_is_known_before(kind: str) -> None:
+    packed = PACKED[kind](bytes(3_000_000))
+    check_chunk(packed, 3_000_000)
+    with pytest.raises(ValueError, match="unpacks to more than"):
+        check_chunk(packed, 2_999_999)
+    for damaged in (packed[:5], packed[: len(packed) // 2], packed[:20] + b"\xff" * 20 + packed[40:]):
+        check_chunk(damaged, 3_000_000)
+
+
+@pytest.mark.parametrize(("version", "codec"), [(2, "zlib"), (2, "zstd"), (3, "gzip"), (3, "zstd")])
+def test_a_chunk_that_would_fill_the_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int, codec: str
+) -> None:
+    made = numcodecs.get_codec({"id": codec}) if version == 2 else {"gzip": GzipCodec(), "zstd": ZstdCodec()}[codec]
+    path = ome_zarr(tmp_path / "x.zarr", [values(20, 30)], "yx", version, compressors=made)
+    (path / ("0/0.0" if version == 2 else "0/c/0/0")).write_bytes(PACKED[codec](bytes(3_000_000)))
+    monkeypatch.setattr(zarr_read, "CHUNK_LIMIT", 2_000_000)
+    source = ZarrSource(path)
+    with pytest.raises(InputError, match=r"x\.zarr: .*a chunk unpacks to more than 0\.0 GB.*; get a good copy"):
+        source.read(source.spec.region)
+
+
 @pytest.mark.parametrize("codec", ["zlib", "lzma", "bz2", "lz4", "zstd"])
 def test_codecs_of_zarr_2(tmp_path: Path, codec: str) -> None:
     import numcodecs
@@ -602,6 +647,7 @@ from pathlib import Path
 import numpy as np, zarr
 from i2i.contracts import ImageSpec, Metadata
 from i2i.formats.zarr_read import ZarrSource
+from i2i.formats.zarr_store import check_chunk
 from i2i.formats.zarr_write import write
 from i2i.geometry import Region
 
