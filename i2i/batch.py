@@ -11,9 +11,11 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from i2i import report as reports
 from i2i.contracts import Exporter, Format
@@ -22,10 +24,11 @@ from i2i.errors import I2IError, UsageError
 from i2i.outputs import check, check_folders, complete_output
 from i2i.publish import renamed
 from i2i.report import RunReport
-from i2i.session import Item, Session
+from i2i.session import Computed, Item, Session
 
 _MAGIC = "*?["
 _LOG = logging.getLogger("i2i")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -187,12 +190,18 @@ def _export_paths(exports: Mapping[str, str], exporters: Mapping[str, Exporter],
 
 def process_one(session: Session, item: Item, progress: Progress = lambda stage, share: None) -> RunReport:
     """One item, or nothing when its output is complete and may stay. Raises ``I2IError``."""
+    computed = _compute(session, item, progress)
+    return computed.finish() if isinstance(computed, Computed) else computed
+
+
+def _compute(session: Session, item: Item, progress: Progress) -> Computed | RunReport:
+    """One item up to its files; the report when its output is complete and may stay. Raises ``I2IError``."""
     there = complete_output(item, session.run)
     if there is not None:
         return RunReport(session.task.name, item.name, str(there), reports.SKIPPED)
     if not session.run.dry_run:
         check_folders(item)
-    return session.seeded(item.number).process(item, progress)
+    return session.seeded(item.number).compute(item, progress)
 
 
 def process(
@@ -202,15 +211,15 @@ def process(
     finished: Callable[[RunReport], None] = lambda report: None,
 ) -> list[RunReport]:
     """Every item, ``--jobs`` at a time; one that fails does not stop the others. Reports in the order of the items."""
+    if session.run.jobs == 1:
+        return _one_by_one(session, items, progress, finished)
     stop = threading.Event()
 
     def one(item: Item) -> RunReport:
-        result = _attempt(session, item, _stoppable(progress(item), stop))
+        result = _attempt(session, item, lambda: process_one(session, item, _stoppable(progress(item), stop)))
         finished(result)
         return result
 
-    if session.run.jobs == 1 or len(items) == 1:
-        return [one(item) for item in items]
     with ThreadPoolExecutor(session.run.jobs) as workers:
         futures = [workers.submit(one, item) for item in items]
         try:
@@ -219,6 +228,28 @@ def process(
             stop.set()
             workers.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _one_by_one(
+    session: Session, items: Sequence[Item], progress: Callable[[Item], Progress], finished: Callable[[RunReport], None]
+) -> list[RunReport]:
+    """Computed in this thread. Another writes the files, those of a small result while the next image is computed; it has ended
+    what it was given when this returns, or is interrupted."""
+
+    def end(item: Item, computed: Computed | RunReport) -> RunReport:
+        result = _attempt(session, item, computed.finish) if isinstance(computed, Computed) else computed
+        finished(result)
+        return result
+
+    with ThreadPoolExecutor(1, "i2i-publish") as writer:
+        written: list[Future[RunReport]] = []
+        for item in items:
+            computed = _attempt(session, item, partial(_compute, session, item, progress(item)))
+            written.append(writer.submit(end, item, computed))
+            behind = isinstance(computed, Computed) and computed.small
+            for future in written[-2:-1] if behind else written[-1:]:
+                future.result()
+        return [future.result() for future in written]
 
 
 def _stoppable(progress: Progress, stop: threading.Event) -> Progress:
@@ -232,9 +263,10 @@ def _stoppable(progress: Progress, stop: threading.Event) -> Progress:
     return told
 
 
-def _attempt(session: Session, item: Item, progress: Progress) -> RunReport:
+def _attempt(session: Session, item: Item, work: Callable[[], Result]) -> Result | RunReport:
+    """What ``work`` gives; when it fails, a report of that."""
     try:
-        return process_one(session, item, progress)
+        return work()
     except I2IError as error:
         failure: Exception = error
         text, code = str(error).replace(str(item.path), item.name), error.exit_code
