@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 from i2i import estimate
 from i2i import report as reports
 from i2i.backends import TOLERANCE
-from i2i.begin import Begun, Item, Work, begin, result_spec
+from i2i.begin import Begun, Computed, Item, Opened, Work, begin, result_spec
 from i2i.canvas import partial_folder
 from i2i.contracts import Exported, Exporter, Format, ImageSpec, Metadata, Model, Output, Predictor, Source, Task
 from i2i.disk import full_disk_told, output_needs
@@ -51,34 +51,6 @@ from i2i.version import __version__
 
 __all__ = ["Computed", "Item", "Session"]
 _SMALL_BYTES = 8_000_000
-
-
-@dataclass(frozen=True)
-class Opened:
-    """An image to be run: the pixels that were chosen, height and width of its full resolution, and the warnings so far.
-    ``at``: gives the same pixels at another height and width, of the smallest level of a pyramid that has as many."""
-
-    source: Source
-    full: tuple[int, int]
-    warnings: list[str]
-    at: Callable[[tuple[int, int]], Source]
-
-
-@dataclass(frozen=True)
-class Computed:
-    """An image whose result is on its canvas, and in no file yet. ``small``: so little that its files may be written, by another
-    thread, while the next image is computed: what that takes is not worth counting. :meth:`finish` is to be called, once."""
-
-    report: RunReport
-    small: bool
-    _publish: Callable[[], None]
-    _held: contextlib.ExitStack
-
-    def finish(self) -> RunReport:
-        """Write the files, and let go of input, output and canvas, whatever happens. Raises ``I2IError``."""
-        with self._held:
-            self._publish()
-        return self.report
 
 
 @dataclass
