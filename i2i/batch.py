@@ -233,23 +233,25 @@ def process(
 def _one_by_one(
     session: Session, items: Sequence[Item], progress: Callable[[Item], Progress], finished: Callable[[RunReport], None]
 ) -> list[RunReport]:
-    """Computed in this thread. Another writes the files, those of a small result while the next image is computed; it has ended
-    what it was given when this returns, or is interrupted."""
+    """In this thread; but the files of a small result are written by another while the next image is computed, which has ended
+    that when this returns or is interrupted."""
 
     def end(item: Item, computed: Computed | RunReport) -> RunReport:
         result = _attempt(session, item, computed.finish) if isinstance(computed, Computed) else computed
         finished(result)
         return result
 
+    done: list[RunReport] = []
+    written: list[Future[RunReport]] = []
     with ThreadPoolExecutor(1, "i2i-publish") as writer:
-        written: list[Future[RunReport]] = []
         for item in items:
             computed = _attempt(session, item, partial(_compute, session, item, progress(item)))
-            written.append(writer.submit(end, item, computed))
-            behind = isinstance(computed, Computed) and computed.small
-            for future in written[-2:-1] if behind else written[-1:]:
-                future.result()
-        return [future.result() for future in written]
+            done += [written.pop().result()] if written else []
+            if isinstance(computed, Computed) and computed.small and item is not items[-1]:
+                written.append(writer.submit(end, item, computed))
+            else:
+                done.append(end(item, computed))
+    return done
 
 
 def _stoppable(progress: Progress, stop: threading.Event) -> Progress:

@@ -93,7 +93,7 @@ def test_the_files_of_a_small_result_are_written_while_the_next_image_is_compute
 
 
 def test_what_waits_to_be_written_is_bounded(run: Run) -> None:
-    """While one is written and one waits, no third is begun: they would fill the memory."""
+    """While one is written and the next is there to be written, no third is begun: they would fill the memory."""
     third, seen = threading.Event(), []
     run.computing = lambda number: third.set() if number == 2 else None
     run.writing = lambda number: seen.append(third.wait(0.2)) if number == 0 else None
@@ -108,6 +108,17 @@ def test_a_result_that_is_not_small_is_written_before_the_next_image_is_read(run
     run.writing = lambda number: told.append(f"write {number}")
     run()
     assert told == [f"{what} {number}" for number in range(3) for what in ("compute", "write")]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_large_result_and_the_last_are_written_by_the_thread_that_an_interruption_stops(
+    run: Run, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    monkeypatch.setattr(session, "_SMALL_BYTES", 10**6 if count == 1 else 100)
+    threads: list[threading.Thread] = []
+    run.writing = lambda number: threads.append(threading.current_thread())
+    run(count)
+    assert threads == [threading.main_thread()] * count
 
 
 def test_one_that_cannot_be_written_is_told_in_its_turn_and_stops_no_other(run: Run) -> None:
