@@ -8,9 +8,9 @@ its input by hard link. Each is done where an older file has the output's name, 
 stay as it is. After the disks that filled up, room is made and the run goes on with --resume: all files have the bytes of the run
 that nothing disturbed.
 
-The disk is a small tmpfs, on which another file takes the room just then: so much that a share of what the undisturbed run needed
-beyond that point is free. Mounting needs root (on Linux); without, those rows are left out, and the reason is printed. As in
-`resume.py`, runs are done as for an image that does not fit into memory.
+The disk is a small tmpfs, on which another file takes the room just then, and leaves half of what is needed. Mounting needs root
+(on Linux); without, those rows are left out, and the reason is printed. As in `resume.py`, runs are done as for an image that
+does not fit into memory.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -32,12 +33,27 @@ from experiment import say
 from machine import machine
 from resume import CASES, Case
 
-PROGRAM = "import sys\nfrom dataclasses import replace\n{patch}\nfrom i2i.cli import main\nmain(sys.argv[1:])"
+PROGRAM = """
+import os, sys
+from dataclasses import replace
+{patch}
+if "LEFT" in os.environ:
+    from i2i import session
+    from output_faults import Path, leave_free
+    write = session.write_all
+    def full(files):
+        leave_free(Path("."), int(os.environ["LEFT"]))
+        write(files)
+    session.write_all = full
+from i2i.cli import main
+main(sys.argv[1:])
+"""
+"""``i2i``; with the variable LEFT, other files leave so many bytes of the disk when it begins to publish."""
 SIDES = {
     "segment": ("--csv", "out.csv", "--overlay", "look.png"), "translate": ("--overlay", "look.png"),
     "stylize": ("--overlay", "look.png"), "stylize-fast": ("--overlay", "look.png"),
 }  # fmt: skip
-SMALLER = {"segment": 1024, "instances": 640, "translate": 1024, "stylize": 128, "stylize-fast": 768}
+SMALLER = {"segment": 1024, "instances": 640, "translate": 768, "stylize": 128, "stylize-fast": 512}
 """Sides of the images, in pixels."""
 DISK = 192 * 2**20
 OLD = b"what was there before"
@@ -96,8 +112,8 @@ def ended(running: subprocess.Popen[bytes], expected: int | None = None) -> End:
 
 @dataclass
 class Run:
-    """A task's run in ``folder``, where its input is, and the bytes that it gives when nothing disturbs it. ``canvas`` and
-    ``most``: what it takes of the disk just before it publishes, and at most; ``size``: of the result."""
+    """A task's run in ``folder``, where its input is, and the bytes that it gives when nothing disturbs it. ``canvas``: what it
+    takes of the disk before it publishes, at most; ``size``: of the result; ``more``: of its side files."""
 
     case: Case
     sides: tuple[str, ...]
@@ -105,7 +121,7 @@ class Run:
     results: dict[str, str] = field(default_factory=dict)
     canvas: int = 0
     size: int = 0
-    most: int = 0
+    more: int = 0
 
     @property
     def output(self) -> Path:
@@ -115,12 +131,15 @@ class Run:
     def partial(self) -> Path:
         return self.folder / f"{self.case.output}.i2i-partial"
 
-    def start(self, *more: str, before: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
-        """``before``: words that start the program in another way."""
+    def start(self, *more: str, before: tuple[str, ...] = (), left: int | None = None) -> subprocess.Popen[bytes]:
+        """``before``: words that start the program in another way; ``left``: bytes of the disk, when it begins to publish."""
         tile = ["--tile", str(self.case.tile)] if self.case.tile else []
         program = [*before, sys.executable, "-c", PROGRAM.format(patch=self.case.patch)]
         command = [*program, *self.case.words, *self.sides, *tile, "-q", *more]
-        environment = os.environ | {"I2I_OFFLINE": "1"}
+        path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+        environment = os.environ | {"I2I_OFFLINE": "1", "PYTHONPATH": path}
+        if left is not None:
+            environment["LEFT"] = str(left)
         return subprocess.Popen(command, cwd=self.folder, stderr=subprocess.PIPE, env=environment)
 
     def here(self) -> dict[str, str]:
@@ -139,13 +158,12 @@ class Run:
         """Run it undisturbed."""
         before, running = used(self.folder), self.start()
         while running.poll() is None:
-            now = used(self.folder) - before
-            if not any(self.folder.glob(".*.i2i-*")) and self.partial.exists():
-                self.canvas = now
-            self.most = max(self.most, now)
+            if not any(self.folder.glob(".*.i2i-*")):
+                self.canvas = max(self.canvas, used(self.folder) - before)
             time.sleep(0.002)
         ended(running, 0)
         self.results, self.size = self.here(), self.output.stat().st_size
+        self.more = sum((self.folder / name).stat().st_size for name in self.results) - self.size
         self.clear()
 
     def differences(self) -> list[str]:
@@ -187,12 +205,10 @@ def two_runs(run: Run) -> Outcome:
     first = run.start("--overwrite")
     while not run.partial.exists() and first.poll() is None:
         time.sleep(0.002)
-    second = run.start("--overwrite")
-    while second.poll() is None and first.poll() is None:
-        time.sleep(0.002)
-    if second.poll() is None:
-        raise Skipped("the first run ended before the second had begun")
-    outcome = judged(run, ended(second), 1, ("another run is writing this output",))
+    first.send_signal(signal.SIGSTOP)  # so that it does not end meanwhile
+    second = ended(run.start("--overwrite"))
+    outcome = judged(run, second, 1, ("another run is writing this output",))
+    first.send_signal(signal.SIGCONT)
     ended(first, 0)
     wrong = run.differences()
     return Outcome(outcome.end, outcome.intact, f"the first: {'NO' if wrong else 'same bytes'}", (*outcome.faults, *wrong))
@@ -208,17 +224,13 @@ def full_from_the_start(run: Run) -> Outcome:
     return judged(run, end, 1, ("room on the disk", "free some"), left)
 
 
-def full_later(run: Run, room: int) -> Outcome:
-    """From the first thing that is kept on, the disk has ``room`` bytes for the run, counted from its beginning."""
-    run.output.write_bytes(OLD)
-    before, running = used(run.folder), run.start("--overwrite")
-    while running.poll() is None and not (run.journal() or any(run.partial.glob("blocks/*.npz"))):
-        time.sleep(0.001)
-    leave_free(run.folder, max(0, room - (used(run.folder) - before)))
+def gone_on(run: Run, running: subprocess.Popen[bytes]) -> Outcome:
+    """The end of a run whose disk has filled up; there is room again, and it goes on."""
     end, reached = ended(running), run.journal()
-    others = [name for name in run.results if name != run.case.output and (run.folder / name).exists()]
+    named = tuple(
+        f"{name} has its name already" for name in run.results if name != run.case.output and (run.folder / name).exists()
+    )
     (run.folder / BALLAST).unlink()
-    named = tuple(f"{name} has its name already" for name in others)
     outcome = judged(run, end, 1, ("no room is left on the disk", "--resume goes on"), named)
     last = ended(run.start("--resume"))
     wrong = [f"--resume: {last.code} {last.lines}"] if last.code else run.differences()
@@ -228,17 +240,24 @@ def full_later(run: Run, room: int) -> Outcome:
 
 def full_at_the_canvas(run: Run) -> Outcome:
     """The disk fills up at the canvas"""
-    return full_later(run, run.canvas // 2)
+    run.output.write_bytes(OLD)
+    before, running = used(run.folder), run.start("--overwrite")
+    while running.poll() is None and not (run.journal() or any(run.partial.glob("blocks/*.npz"))):
+        time.sleep(0.001)
+    leave_free(run.folder, max(0, run.canvas // 2 - (used(run.folder) - before)))
+    return gone_on(run, running)
 
 
 def full_at_the_result(run: Run) -> Outcome:
     """The disk fills up at the result"""
-    return full_later(run, run.canvas + run.size // 2)
+    run.output.write_bytes(OLD)
+    return gone_on(run, run.start("--overwrite", left=run.size // 2))
 
 
 def full_at_side_files(run: Run) -> Outcome:
     """The disk fills up at side files"""
-    return full_later(run, (run.canvas + run.size + run.most) // 2)
+    run.output.write_bytes(OLD)
+    return gone_on(run, run.start("--overwrite", left=run.size + 4096 + run.more // 2))
 
 
 def read_only(run: Run) -> Outcome:
@@ -325,7 +344,7 @@ def task_rows(task: str, folder: Path) -> Iterator[tuple[str, bool]]:
         case.make(folder, SMALLER[task])
         run = Run(case, SIDES.get(task, ()), folder)
         run.measure()
-        say(f"{task}: {len(run.results)} files; canvas {run.canvas}, result {run.size}, at most {run.most} bytes of the disk")
+        say(f"{task}: {len(run.results)} files; canvas {run.canvas}, result {run.size}, side files {run.more} bytes")
         for fault in FAULTS:
             yield row(task, fault, run, disk)
 
@@ -335,6 +354,7 @@ def main() -> None:
     parser.add_argument("--task", default="all", choices=("all", *SMALLER))
     parser.add_argument("--folder", type=Path, help="where the small disks are mounted (default: a temporary folder)")
     asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the disk is unmounted
     if asked.folder:
         asked.folder.mkdir(parents=True, exist_ok=True)
     print(f"{machine()}\n")
