@@ -1,6 +1,6 @@
 """Faults of the output, for every task, as real processes: one line that says the cure, nothing lost, and the run goes on.
 
-    python benchmarks/output_faults.py [--task all] [--folder DIR]
+    python benchmarks/output_faults.py [--task all] [--fault WORDS] [--folder DIR]
 
 Two runs on one output; a disk that is full when the run begins, while the canvas grows, while the result is published, while
 its side files are; a folder on a file system that is mounted read-only; a folder that the user may not write; an output that is
@@ -8,9 +8,9 @@ its input by hard link. Each is done where an older file has the output's name, 
 stay as it is. After the disks that filled up, room is made and the run goes on with --resume: all files have the bytes of the run
 that nothing disturbed.
 
-The disk is a small tmpfs, on which another file takes the room just then, and leaves half of what is needed. Mounting needs root
-(on Linux); without, those rows are left out, and the reason is printed. As in `resume.py`, runs are done as for an image that
-does not fit into memory.
+The disk is a small tmpfs, on which another file takes the room just then, and leaves half of what the file needs (at the canvas:
+nothing, from the second block or state that is kept). Mounting needs root (on Linux); without, those rows are left out, and the
+reason is printed. As in `resume.py`, runs are done as for an image that does not fit into memory.
 """
 
 from __future__ import annotations
@@ -38,17 +38,12 @@ import os, sys
 from dataclasses import replace
 {patch}
 if "LEFT" in os.environ:
-    from i2i import session
-    from output_faults import Path, leave_free
-    write = session.write_all
-    def full(files):
-        leave_free(Path("."), int(os.environ["LEFT"]))
-        write(files)
-    session.write_all = full
+    import output_faults
+    output_faults.fill_when(os.environ["WHEN"], int(os.environ["LEFT"]))
 from i2i.cli import main
 main(sys.argv[1:])
 """
-"""``i2i``; with the variable LEFT, other files leave so many bytes of the disk when it begins to publish."""
+"""``i2i``; with the variables LEFT and WHEN, :func:`fill_when`."""
 SIDES = {
     "segment": ("--csv", "out.csv", "--overlay", "look.png"), "translate": ("--overlay", "look.png"),
     "stylize": ("--overlay", "look.png"), "stylize-fast": ("--overlay", "look.png"),
@@ -77,17 +72,39 @@ def mounted(folder: Path) -> Iterator[None]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-def used(folder: Path) -> int:
-    status = os.statvfs(folder)
-    return (status.f_blocks - status.f_bfree) * status.f_frsize
-
-
 def leave_free(folder: Path, size: int) -> None:
     """Another file takes all but ``size`` bytes of the disk."""
     status = os.statvfs(folder)
     taken = status.f_bavail * status.f_frsize - size
     with (folder / BALLAST).open("wb") as stream:
         os.posix_fallocate(stream.fileno(), 0, max(1, taken))
+
+
+def fill_when(moment: str, left: int) -> None:
+    """In the program that is run: the disk has ``left`` bytes more when it begins to publish, or (``canvas``) when what is kept
+    the second time is to be written."""
+    from i2i import session
+    from i2i.canvas import DiskCanvas
+
+    calls = 0
+
+    def filling(owner: object, name: str, number: int) -> None:
+        call = getattr(owner, name)
+
+        def full(*given: object) -> object:
+            nonlocal calls
+            calls += 1
+            if calls == number:
+                leave_free(Path(), left)
+            return call(*given)
+
+        setattr(owner, name, full)
+
+    if moment == "publish":
+        filling(session, "write_all", 1)
+    else:
+        filling(DiskCanvas, "store", 2)
+        filling(DiskCanvas, "mark", 2)
 
 
 # ---------------------------------------------------------------------------------------------------------------- runs
@@ -112,14 +129,13 @@ def ended(running: subprocess.Popen[bytes], expected: int | None = None) -> End:
 
 @dataclass
 class Run:
-    """A task's run in ``folder``, where its input is, and the bytes that it gives when nothing disturbs it. ``canvas``: what it
-    takes of the disk before it publishes, at most; ``size``: of the result; ``more``: of its side files."""
+    """A task's run in ``folder``, where its input is, and what it gives when nothing disturbs it: ``results``, the hash of each
+    file; ``size`` and ``more``, bytes of the result and of its side files."""
 
     case: Case
     sides: tuple[str, ...]
     folder: Path
     results: dict[str, str] = field(default_factory=dict)
-    canvas: int = 0
     size: int = 0
     more: int = 0
 
@@ -131,15 +147,14 @@ class Run:
     def partial(self) -> Path:
         return self.folder / f"{self.case.output}.i2i-partial"
 
-    def start(self, *more: str, before: tuple[str, ...] = (), left: int | None = None) -> subprocess.Popen[bytes]:
-        """``before``: words that start the program in another way; ``left``: bytes of the disk, when it begins to publish."""
+    def start(self, *more: str, before: tuple[str, ...] = (), **variables: object) -> subprocess.Popen[bytes]:
+        """``before``: words that start the program in another way; ``variables``: of its environment."""
         tile = ["--tile", str(self.case.tile)] if self.case.tile else []
         program = [*before, sys.executable, "-c", PROGRAM.format(patch=self.case.patch)]
         command = [*program, *self.case.words, *self.sides, *tile, "-q", *more]
         path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
         environment = os.environ | {"I2I_OFFLINE": "1", "PYTHONPATH": path}
-        if left is not None:
-            environment["LEFT"] = str(left)
+        environment |= {name: str(value) for name, value in variables.items()}
         return subprocess.Popen(command, cwd=self.folder, stderr=subprocess.PIPE, env=environment)
 
     def here(self) -> dict[str, str]:
@@ -156,12 +171,7 @@ class Run:
 
     def measure(self) -> None:
         """Run it undisturbed."""
-        before, running = used(self.folder), self.start()
-        while running.poll() is None:
-            if not any(self.folder.glob(".*.i2i-*")):
-                self.canvas = max(self.canvas, used(self.folder) - before)
-            time.sleep(0.002)
-        ended(running, 0)
+        ended(self.start(), 0)
         self.results, self.size = self.here(), self.output.stat().st_size
         self.more = sum((self.folder / name).stat().st_size for name in self.results) - self.size
         self.clear()
@@ -241,23 +251,19 @@ def gone_on(run: Run, running: subprocess.Popen[bytes]) -> Outcome:
 def full_at_the_canvas(run: Run) -> Outcome:
     """The disk fills up at the canvas"""
     run.output.write_bytes(OLD)
-    before, running = used(run.folder), run.start("--overwrite")
-    while running.poll() is None and not (run.journal() or any(run.partial.glob("blocks/*.npz"))):
-        time.sleep(0.001)
-    leave_free(run.folder, max(0, run.canvas // 2 - (used(run.folder) - before)))
-    return gone_on(run, running)
+    return gone_on(run, run.start("--overwrite", WHEN="canvas", LEFT=0))
 
 
 def full_at_the_result(run: Run) -> Outcome:
     """The disk fills up at the result"""
     run.output.write_bytes(OLD)
-    return gone_on(run, run.start("--overwrite", left=run.size // 2))
+    return gone_on(run, run.start("--overwrite", WHEN="publish", LEFT=run.size // 2))
 
 
 def full_at_side_files(run: Run) -> Outcome:
     """The disk fills up at side files"""
     run.output.write_bytes(OLD)
-    return gone_on(run, run.start("--overwrite", left=run.size + 4096 + run.more // 2))
+    return gone_on(run, run.start("--overwrite", WHEN="publish", LEFT=run.size + 4096 + run.more // 2))
 
 
 def read_only(run: Run) -> Outcome:
@@ -331,8 +337,8 @@ def row(task: str, fault: Callable[[Run], Outcome], run: Run, disk: bool) -> tup
     return f"| {task} | {name} | {outcome.end.code} | {line} | {intact} | {outcome.after} | {right} |", not outcome.faults
 
 
-def task_rows(task: str, folder: Path) -> Iterator[tuple[str, bool]]:
-    """Each fault of a task: a line of the table, and whether all is as it should be."""
+def task_rows(task: str, folder: Path, words: str) -> Iterator[tuple[str, bool]]:
+    """Each fault of a task that has these words in its name: a line of the table, and whether all is as it should be."""
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(mounted(folder))
@@ -344,14 +350,15 @@ def task_rows(task: str, folder: Path) -> Iterator[tuple[str, bool]]:
         case.make(folder, SMALLER[task])
         run = Run(case, SIDES.get(task, ()), folder)
         run.measure()
-        say(f"{task}: {len(run.results)} files; canvas {run.canvas}, result {run.size}, side files {run.more} bytes")
-        for fault in FAULTS:
+        say(f"{task}: {len(run.results)} files; result {run.size}, side files {run.more} bytes")
+        for fault in (fault for fault in FAULTS if words in str(fault.__doc__)):
             yield row(task, fault, run, disk)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", default="all", choices=("all", *SMALLER))
+    parser.add_argument("--fault", default="", metavar="WORDS", help="only those that have these words in their name")
     parser.add_argument("--folder", type=Path, help="where the small disks are mounted (default: a temporary folder)")
     asked = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the disk is unmounted
@@ -364,7 +371,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=asked.folder) as name:
         Path(name).chmod(0o755)
         for task in SMALLER if asked.task == "all" else [asked.task]:
-            for text, right in task_rows(task, Path(name) / task):
+            for text, right in task_rows(task, Path(name) / task, asked.fault):
                 results.append(right)
                 print(text, flush=True)
     if not all(results):
