@@ -1,6 +1,9 @@
 """`i2i --help`: seconds as a whole process, and whether torch is imported, with a plugin installed that imports torch at its top.
 
 python benchmarks/help_time.py [--runs 5]
+
+The bar is 0.3 s. Where others use the processor too, seconds say more of them than of the help: the seconds of the processor that
+it took are given beside.
 """
 
 from __future__ import annotations
@@ -29,6 +32,12 @@ def install_heavy_plugin(folder: Path) -> None:
     (info / "entry_points.txt").write_text("[i2i]\nheavy = heavy_plugin\n")
 
 
+def processor_seconds() -> float:
+    """That the processes have taken which this one has started and which have ended."""
+    spent = os.times()
+    return spent.children_user + spent.children_system
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=5)
@@ -39,19 +48,20 @@ def main() -> None:
         listed = subprocess.run(COMMAND, env=environment, capture_output=True, text=True, check=True).stdout
         if "heavy" not in listed:
             sys.exit("the heavy plugin is not listed: the measurement would prove nothing")
-        seconds = []
+        seconds, taken = [], []
         for _ in range(runs):
-            started = time.perf_counter()
+            started, before = time.perf_counter(), processor_seconds()
             subprocess.run(COMMAND, env=environment, capture_output=True, check=True)
             seconds.append(time.perf_counter() - started)
+            taken.append(processor_seconds() - before)
         imported = subprocess.run(IMPORTS, env=environment, capture_output=True, text=True, check=True).stderr
     torch = any(line.rsplit("|", 1)[-1].strip() == "torch" for line in imported.splitlines())
     print(f"{machine()}\n")
-    print("| runs | median | least | most | torch imported |")
-    print("|---|---|---|---|---|")
+    print("| runs | median | least | most | of the processor, median | torch imported |")
+    print("|---|---|---|---|---|---|")
     print(
         f"| {runs} | {statistics.median(seconds):.2f} s | {min(seconds):.2f} s | {max(seconds):.2f} s "
-        f"| {'yes' if torch else 'no'} |"
+        f"| {statistics.median(taken):.2f} s | {'yes' if torch else 'no'} |"
     )
     if torch or statistics.median(seconds) > 0.3:
         sys.exit("above the bar")

@@ -11,9 +11,11 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from i2i import report as reports
 from i2i.contracts import Exporter, Format
@@ -22,10 +24,11 @@ from i2i.errors import I2IError, InputError, UsageError, unforeseen
 from i2i.outputs import check, check_folders, complete_output
 from i2i.publish import renamed
 from i2i.report import RunReport
-from i2i.session import Item, Session
+from i2i.session import Computed, Item, Session
 
 _MAGIC = "*?["
 _LOG = logging.getLogger("i2i")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -187,6 +190,12 @@ def _export_paths(exports: Mapping[str, str], exporters: Mapping[str, Exporter],
 
 def process_one(session: Session, item: Item, progress: Progress = lambda stage, share: None) -> RunReport:
     """One item, or nothing when its output is complete and may stay. Raises ``I2IError``."""
+    computed = _compute(session, item, progress)
+    return computed.finish() if isinstance(computed, Computed) else computed
+
+
+def _compute(session: Session, item: Item, progress: Progress) -> Computed | RunReport:
+    """One item up to its files; the report when its output is complete and may stay. Raises ``I2IError``."""
     there = complete_output(item, session.run)
     if there is not None:
         return RunReport(session.task.name, item.name, str(there), reports.SKIPPED)
@@ -195,12 +204,12 @@ def process_one(session: Session, item: Item, progress: Progress = lambda stage,
     return _with_room(session.seeded(item.number), item, progress)
 
 
-def _with_room(session: Session, item: Item, progress: Progress, told: tuple[str, ...] = ()) -> RunReport:
-    """The item processed; on a device whose memory is full from the beginning again, with smaller windows, and told so."""
+def _with_room(session: Session, item: Item, progress: Progress, told: tuple[str, ...] = ()) -> Computed:
+    """The item up to its files; on a device whose memory is full from the beginning again, with smaller windows, and told so."""
     try:
-        report = session.process(item, progress)
-        report.warnings[:0] = told
-        return report
+        computed = session.compute(item, progress)
+        computed.report.warnings[:0] = told
+        return computed
     except DeviceFull as full:
         plan = full.plan
     side = min(plan.tile)
@@ -217,15 +226,15 @@ def process(
     finished: Callable[[RunReport], None] = lambda report: None,
 ) -> list[RunReport]:
     """Every item, ``--jobs`` at a time; one that fails does not stop the others. Reports in the order of the items."""
+    if session.run.jobs == 1:
+        return _one_by_one(session, items, progress, finished)
     stop = threading.Event()
 
     def one(item: Item) -> RunReport:
-        result = _attempt(session, item, _stoppable(progress(item), stop))
+        result = _attempt(session, item, lambda: process_one(session, item, _stoppable(progress(item), stop)))
         finished(result)
         return result
 
-    if session.run.jobs == 1 or len(items) == 1:
-        return [one(item) for item in items]
     with ThreadPoolExecutor(session.run.jobs) as workers:
         futures = [workers.submit(one, item) for item in items]
         try:
@@ -234,6 +243,30 @@ def process(
             stop.set()
             workers.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _one_by_one(
+    session: Session, items: Sequence[Item], progress: Callable[[Item], Progress], finished: Callable[[RunReport], None]
+) -> list[RunReport]:
+    """In this thread; but the files of a small result are written by another while the next image is computed, which has ended
+    that when this returns or is interrupted."""
+
+    def end(item: Item, computed: Computed | RunReport) -> RunReport:
+        result = _attempt(session, item, computed.finish) if isinstance(computed, Computed) else computed
+        finished(result)
+        return result
+
+    done: list[RunReport] = []
+    written: list[Future[RunReport]] = []
+    with ThreadPoolExecutor(1, "i2i-publish") as writer:
+        for item in items:
+            computed = _attempt(session, item, partial(_compute, session, item, progress(item)))
+            done += [written.pop().result()] if written else []
+            if isinstance(computed, Computed) and computed.small and item is not items[-1]:
+                written.append(writer.submit(end, item, computed))
+            else:
+                done.append(end(item, computed))
+    return done
 
 
 def _stoppable(progress: Progress, stop: threading.Event) -> Progress:
@@ -247,9 +280,10 @@ def _stoppable(progress: Progress, stop: threading.Event) -> Progress:
     return told
 
 
-def _attempt(session: Session, item: Item, progress: Progress) -> RunReport:
+def _attempt(session: Session, item: Item, work: Callable[[], Result]) -> Result | RunReport:
+    """What ``work`` gives; when it fails, a report of that."""
     try:
-        return process_one(session, item, progress)
+        return work()
     except I2IError as error:
         failure: Exception = error
         text, code = str(error).replace(str(item.path), item.name), error.exit_code

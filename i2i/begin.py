@@ -3,8 +3,8 @@ those of a killed run where one goes on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from i2i.options import RunOptions
 from i2i.pixelsize import Factors
 from i2i.planner import Plan, make_plan
 from i2i.publish import begin_steps
+from i2i.report import RunReport
 from i2i.stitch import window_pixels
 
 
@@ -37,6 +38,17 @@ class Item:
     fallback: Path | None = None
     exports: Mapping[str, Path] = field(default_factory=dict)
     number: int = 0
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An image to be run: the pixels that were chosen, height and width of its full resolution, and the warnings so far.
+    ``at``: gives the same pixels at another height and width, of the smallest level of a pyramid that has as many."""
+
+    source: Source
+    full: tuple[int, int]
+    warnings: list[str]
+    at: Callable[[tuple[int, int]], Source]
 
 
 @dataclass(frozen=True)
@@ -72,6 +84,23 @@ class Begun:
     predictors: list[Predictor]
     disk: int
     notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Computed:
+    """An image whose result is on its canvas, and in no file yet. ``small``: so little that its files may be written, by another
+    thread, while the next image is computed: what that takes is not worth counting. :meth:`finish` is to be called, once."""
+
+    report: RunReport
+    small: bool
+    _publish: Callable[[], None]
+    _held: ExitStack
+
+    def finish(self) -> RunReport:
+        """Write the files, and let go of input, output and canvas, whatever happens. Raises ``I2IError``."""
+        with self._held:
+            self._publish()
+        return self.report
 
 
 @contextmanager

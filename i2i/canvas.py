@@ -152,7 +152,7 @@ def claimed(folder: Path) -> Iterator[None]:
     import filelock
 
     made = [place for place in (folder, *folder.parents) if not place.exists()]
-    lock = filelock.FileLock(folder / _LOCK)
+    lock = filelock.FileLock(folder / _LOCK, thread_local=False)  # the thread that publishes may be another
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)

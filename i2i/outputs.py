@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -154,4 +155,9 @@ def check_folders(item: Item) -> None:
             raise OutputError(f"{there}: cannot be made: it is a file; choose another place")
         if not os.access(there, os.W_OK | os.X_OK):
             what = f"{path}: cannot be written" if there == folder else f"{folder}: cannot be made"
-            raise OutputError(f"{what}: Permission denied; choose another place")
+            raise OutputError(f"{what}: {os.strerror(_refusal(there))}; choose another place")
+
+
+def _refusal(folder: Path) -> int:
+    """The system's error for a folder that may not be written."""
+    return errno.EROFS if os.statvfs(folder).f_flag & os.ST_RDONLY else errno.EACCES

@@ -89,6 +89,10 @@ class Clock:
         now = time.monotonic()
         self.laps[name], self._last = round(now - self._last, 3), now
 
+    def go_on(self) -> None:
+        """After a pause that belongs to no phase."""
+        self._last = time.monotonic()
+
 
 def recorded(models: Sequence[Model]) -> dict[str, str]:
     """The names and hashes of the models, those of several joined by ``+``."""

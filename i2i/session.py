@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 from i2i import estimate
 from i2i import report as reports
 from i2i.backends import TOLERANCE
-from i2i.begin import Begun, Item, Work, begin, result_spec
+from i2i.begin import Begun, Computed, Item, Opened, Work, begin, result_spec
 from i2i.canvas import partial_folder
 from i2i.contracts import Exported, Exporter, Format, ImageSpec, Metadata, Model, Output, Predictor, Source, Task
 from i2i.disk import full_disk_told, output_needs
@@ -49,18 +49,8 @@ from i2i.registry import Registry
 from i2i.report import RunReport
 from i2i.version import __version__
 
-__all__ = ["Item", "Session"]
-
-
-@dataclass(frozen=True)
-class Opened:
-    """An image to be run: the pixels that were chosen, height and width of its full resolution, and the warnings so far.
-    ``at``: gives the same pixels at another height and width, of the smallest level of a pyramid that has as many."""
-
-    source: Source
-    full: tuple[int, int]
-    warnings: list[str]
-    at: Callable[[tuple[int, int]], Source]
+__all__ = ["Computed", "Item", "Session"]
+_SMALL_BYTES = 8_000_000
 
 
 @dataclass
@@ -130,25 +120,29 @@ class Session:
 
     def process(self, item: Item, progress: Progress = lambda stage, share: None) -> RunReport:
         """One image. Raises ``I2IError``; nothing is at the output path then that was not there before."""
+        return self.compute(item, progress).finish()
+
+    def compute(self, item: Item, progress: Progress = lambda stage, share: None) -> Computed:
+        """One image up to its result on the canvas; of a dry run, its plan. Raises ``I2IError``."""
         clock = reports.Clock()
-        with self.open(item.path, item.name) as opened:
+        with contextlib.ExitStack() as held:
+            opened = held.enter_context(self.open(item.path, item.name))
             work, warnings = self._work(item, opened), opened.warnings
             self._refuse_warnings(warnings, item.name)
             clock.lap("open")
-            with begin(work, self.run) as begun:
-                jobs = self._jobs(work, begun, progress)
-                result = self._report(work, begun, jobs)
-                result.notes = [*_remarks(work, jobs[0]), *begun.notes]
-                clock.lap("prepare")
-                result.warnings = [*warnings, *reports.inexact(begun.plan)]
-                self._refuse_warnings(result.warnings, item.name)
-                if self.run.dry_run:
-                    return result
-                with full_disk_told(work.target, begun.plan.canvas == "disk"):
-                    self._run(work, jobs, result, clock)
-                begun.canvas.remove()
-        result.seconds, result.peak_memory = clock.laps, reports.peak_memory()
-        return result
+            begun = held.enter_context(begin(work, self.run))
+            jobs = self._jobs(work, begun, progress)
+            result = self._report(work, begun, jobs)
+            result.notes = [*_remarks(work, jobs[0]), *begun.notes]
+            clock.lap("prepare")
+            result.warnings = [*warnings, *reports.inexact(begun.plan)]
+            self._refuse_warnings(result.warnings, item.name)
+            if self.run.dry_run:
+                return Computed(result, True, lambda: None, contextlib.ExitStack())
+            with full_disk_told(work.target, begun.plan.canvas == "disk"):
+                done = self._compute(work, jobs, result, clock)
+            publish = partial(self._finish, work, begun, done, result, clock)
+            return Computed(result, _is_small(work, begun.plan), publish, held.pop_all())
 
     def _jobs(self, work: Work, begun: Begun, progress: Progress) -> list[Job]:
         """One for each plane."""
@@ -159,19 +153,27 @@ class Session:
         keep = partial(write_step, work.target, work.read)
         return plane_jobs(job, begun.predictors, lambda plane: partial(keep, plane))
 
-    def _run(self, work: Work, jobs: list[Job], result: RunReport, clock: reports.Clock) -> None:
-        """Compute, verify, publish, and report it."""
+    def _compute(self, work: Work, jobs: list[Job], result: RunReport, clock: reports.Clock) -> Done:
+        """Compute and verify, and report it."""
         done = run_planes(jobs, work.source.spec)
         clock.lap("compute")
         result.verified = self._verify(jobs)
         clock.lap("verify")
         result.warnings += [*done.warnings, *reports.read_as_zeros(work.image)]
         self._refuse_warnings(result.warnings, work.item.name)
-        result.output = str(self._publish(work, jobs[0].plan, done))
+        result.blocks_computed, result.blocks_reused, result.objects = done.computed, done.reused, done.objects
+        return done
+
+    def _finish(self, work: Work, begun: Begun, done: Done, result: RunReport, clock: reports.Clock) -> None:
+        """Publish, and report it; the canvas goes."""
+        clock.go_on()
+        with full_disk_told(work.target, begun.plan.canvas == "disk"):
+            result.output = str(self._publish(work, begun.plan, done))
         result.warnings += _moved(work.item, Path(result.output))
         result.exports = {name: str(path) for name, path in work.item.exports.items()}
-        result.blocks_computed, result.blocks_reused, result.objects = done.computed, done.reused, done.objects
         clock.lap("publish")
+        begun.canvas.remove()
+        result.seconds, result.peak_memory = clock.laps, reports.peak_memory()
 
     def _work(self, item: Item, opened: Opened) -> Work:
         """What can be refused before anything is computed: the model, the kind of result, its format, an output that exists."""
@@ -315,6 +317,13 @@ def _remarks(work: Work, job: Job) -> list[str]:
     seen = work.source.spec.remarks
     chosen = job.predictor.within(job.source.spec, job.plan.room).remarks
     return [*seen, *(remark for remark in chosen if remark not in seen)]
+
+
+def _is_small(work: Work, plan: Plan) -> bool:
+    """Whether input and result together are at most 8 MB, and the result is in memory."""
+    spec = result_spec(work.image.spec, work.output, work.predictor)
+    size = work.image.spec.bytes * work.image.spec.plane_count + spec.bytes * spec.plane_count
+    return plan.canvas == "memory" and size <= _SMALL_BYTES
 
 
 def _named(output: Output, spec: ImageSpec) -> Output:

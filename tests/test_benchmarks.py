@@ -367,3 +367,56 @@ def test_steps_are_as_many_as_fit_and_each_loss_is_compared_with_its_beginning(m
     assert sample.steps_for(lines, 1) == 120 and sample.steps_for(lines, 0.01) == 21
     assert sample.falling(lines)[0] == ["rpn_objectness", "1.975", "1.025", "yes"]
     assert {row[-1] for row in sample.falling(lines[::-1])} == {"no"}
+
+
+# -------------------------------------------------------------------------------------------------- kills and full disks
+
+
+def test_kills_are_spread_over_the_phases_that_a_run_has(module):
+    resume = module("resume")
+    spans = {(resume.PREPARE, 0): 0.5, (resume.RUN, 1): 2.0, (resume.RUN, 2): 1.0, (resume.PUBLISH, 0): 0.1}
+    whole = resume.Undisturbed({}, 2, 2, spans)
+    drawn = list(resume.moments(whole, 20, seed=1))
+    assert drawn == list(resume.moments(whole, 20, seed=1)) != list(resume.moments(whole, 20, seed=2))
+    assert [sum(moment.phase == phase for moment in drawn) for phase in resume.PHASES] == [0, 2, 14, 4]
+    assert all(0 <= moment.wait <= spans[moment.phase, moment.progress] for moment in drawn)
+    unpublished = resume.Undisturbed({}, 2, 2, {(resume.RUN, 1): 2.0})
+    assert {moment.phase for moment in resume.moments(unpublished, 10, seed=1)} == {resume.RUN}
+
+
+def test_what_a_killed_run_is_judged_by_is_found(module, tmp_path):
+    resume = module("resume")
+    runs = resume.Runs(resume.CASES["segment"], tmp_path, 448)
+    (tmp_path / "in.tif").write_bytes(b"input"), (tmp_path / "out.tif").write_bytes(b"result")
+    (tmp_path / "calls").write_bytes(b"....")
+    assert (list(runs.results()), runs.windows(), runs.windows(), runs.publishing()) == (["out.tif"], 4, 0, False)
+    watch = resume.Watch(runs)
+    assert watch.at() == (resume.START, 0)
+    (runs.partial / "blocks").mkdir(parents=True)
+    assert watch.at() == (resume.PREPARE, 0)
+    (runs.partial / "journal.jsonl").write_bytes(b'{"stage": "infer"}\n{"torn')
+    (runs.partial / "blocks/checkpoint-128-0.npz").touch()
+    assert (runs.journal(), watch.at()) == (1, (resume.RUN, 2))
+    (tmp_path / ".out.i2i-0-1-2.tif").touch()
+    assert watch.at() == (resume.PUBLISH, 0)
+    runs.clear()
+    assert [path.name for path in tmp_path.iterdir()] == ["in.tif"]
+
+
+def test_a_fault_of_the_output_is_told_from_one_that_is_as_promised(module, tmp_path):
+    faults = module("output_faults")
+    run = faults.Run(faults.CASES["segment"], (), tmp_path)
+    run.output.write_bytes(faults.OLD)
+    good = faults.End(1, ("error: out.tif: no room is left; --resume goes on",))
+    assert faults.judged(run, good, 1, ("no room", "--resume")).faults == ()
+    assert faults.judged(run, good, 2, ("no room",)).faults and faults.judged(run, good, 1, ("another run",)).faults
+    assert faults.judged(run, faults.End(1, ("Traceback", *good.lines)), 1, ("no room",)).faults
+    run.output.write_bytes(b"half of it")
+    spoilt = faults.judged(run, good, 1, ("no room",))
+    assert not spoilt.intact and spoilt.faults == ("the older file is gone",)
+
+
+def test_small_images_are_crops_of_the_samples(module, tmp_path):
+    module("small_images").crops(tmp_path / "crops", 3, 64)
+    with_all = [np.asarray(image) for image in map(module("small_images").Image.open, sorted((tmp_path / "crops").iterdir()))]
+    assert [image.shape for image in with_all] == [(64, 64)] * 3 and not np.array_equal(with_all[0], with_all[1])

@@ -11,7 +11,7 @@ from i2i.canvas import Layer
 from i2i.contracts import Array, DensePredictor, Output, Predictor, Source
 from i2i.engine.job import Job, Network, Outcome, Todo, convert, layer, network_for
 from i2i.engine.labels import label
-from i2i.engine.pipeline import Behind, ahead
+from i2i.engine.pipeline import BEHIND, Behind, ahead
 from i2i.errors import PluginError
 from i2i.geometry import Block, Grid, Region, Tile
 from i2i.planner import Plan, smaller
@@ -85,7 +85,7 @@ def _infer_blocks(job: Job, todo: Todo, written: Layer, output: Output) -> None:
         todo.finished(block)
 
     tiles = (tiles_for(grid, footprint, block.region) for block in blocks)
-    with closing(windows_ahead(job, tiles)) as windows, Behind() as behind:
+    with closing(windows_ahead(job, tiles)) as windows, Behind(min(BEHIND, len(blocks) - 1)) as behind:
         for block in blocks:
             raw = compute_region(job.source, predictor, grid, block.region, job.plan, windows, network)
             behind.call(finish, block, raw)

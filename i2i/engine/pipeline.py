@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, islice
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -17,11 +18,17 @@ BEHIND = 1
 
 
 def ahead(read: Callable[[Item], Value], items: Iterable[Item], count: int = AHEAD) -> Generator[Value]:
-    """``read(item)`` for each item, in order; a thread is up to ``count`` of them ahead. An error is raised at its item."""
+    """``read(item)`` for each item, in order; a thread is up to ``count`` of them ahead. An error is raised at its item. For a
+    single item no thread is started: in a run over many small images that would be one for each."""
+    some = iter(items)
+    first = list(islice(some, 2))
+    if len(first) < 2:
+        yield from map(read, first)
+        return
     reader = ThreadPoolExecutor(1, "i2i-read")
     waiting: deque[Future[Value]] = deque()
     try:
-        for item in items:
+        for item in chain(first, some):
             waiting.append(reader.submit(read, item))
             if len(waiting) > count:
                 yield waiting.popleft().result()
@@ -32,7 +39,8 @@ def ahead(read: Callable[[Item], Value], items: Iterable[Item], count: int = AHE
 
 
 class Behind:
-    """Calls made one after another by a thread; at most ``count`` wait. At the end, all are done; the first error is raised."""
+    """Calls made one after another by a thread; at most ``count`` wait (with 0 each is made at once, without a thread). At the
+    end, all are done; the first error is raised."""
 
     def __init__(self, count: int = BEHIND) -> None:
         self._count = count
@@ -51,6 +59,9 @@ class Behind:
 
     def call(self, work: Callable[..., Any], *values: Any) -> None:
         """``work(*values)``, soon. Waits while too many are; raises what an earlier call has raised."""
+        if not self._count:
+            work(*values)
+            return
         self._waiting.append(self._thread.submit(work, *values))
         while len(self._waiting) > self._count:
             self._waiting.popleft().result()

@@ -24,7 +24,7 @@ COMPRESSIONS = ("zstd", "zlib", "none")
 CHUNK, SMALLEST_CHUNK = 1024, 128
 SPAN_BYTES = 32 * 2**20
 """What is read from the source at once: one chunk of all channels, which are smaller where there are many channels."""
-NAMESPACE = "i2i"
+NAMESPACE, VERSION = "i2i", "0.5"
 COLOURS = ("FF0000", "00FF00", "0000FF", "FF00FF", "00FFFF", "FFFF00")
 ZSTD_LEVEL, ZLIB_LEVEL = 3, 6
 
@@ -170,7 +170,9 @@ def _ome(source: _Measured, axes: tuple[str, ...], count: int, metadata: Metadat
         "datasets": [_dataset(level, axes, spec) for level in range(count)],
         "type": "nearest" if nearest else "mean",
     }
-    ome: dict[str, Any] = {"version": "0.5", "multiscales": [multiscale]}
+    ome: dict[str, Any] = {"version": VERSION, "multiscales": [multiscale]}
+    if nearest:  # by this viewers know that the numbers are names, and show them as labels
+        ome["image-label"] = {"version": VERSION}
     if len(spec.channel_names) == spec.channels and source.range is not None:
         ome["omero"] = {"channels": [_channel(i, spec, source.range[:, i]) for i in range(spec.channels)]}
     return ome

@@ -294,6 +294,14 @@ def test_a_file_where_a_folder_should_be_is_named_and_nothing_is_written(segment
     assert files(folder) == ["a.png", "file"]
 
 
+def test_a_file_system_that_is_mounted_read_only_is_called_so(segment, folder, monkeypatch):
+    save("a.png")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    refused(segment("a.png", "-o", "x.png"), 1, "x.png: cannot be written: Permission denied; choose another place")
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_flag=os.ST_RDONLY))
+    refused(segment("a.png", "-o", "x.png"), 1, "x.png: cannot be written: Read-only file system; choose another place")
+
+
 # ----------------------------------------------------------------------------------------------------- kinds of images
 
 

@@ -22,6 +22,17 @@ def test_values_come_in_order_and_are_read_by_another_thread() -> None:
     assert threads and threading.current_thread() not in threads
 
 
+def test_a_single_value_and_a_call_that_need_not_wait_start_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: pytest.fail("a thread was started"))
+    assert list(ahead(lambda item: item + 1, [1])) == [2] and list(ahead(lambda item: item + 1, [])) == []
+    done: list[int] = []
+    with Behind(0) as behind:
+        behind.call(done.append, 1)
+        assert done == [1]
+        with pytest.raises(ZeroDivisionError):
+            behind.call(divmod, 1, 0)
+
+
 def test_no_more_is_read_ahead_than_was_allowed() -> None:
     started: list[int] = []
     values = ahead(lambda item: started.append(item) or item, range(50), count=2)
