@@ -13,8 +13,9 @@ import typer
 from rich.markup import escape
 
 from i2i.errors import UsageError
-from i2i.options import INPUT, flag_of
+from i2i.options import ADVANCED, INPUT, flag_of
 
+_HELP = {"help_option_names": ["-h", "--help"]}
 _METAVARS = {bool: "", int: "N", float: "NUMBER", str: "TEXT"}
 
 
@@ -47,6 +48,17 @@ def parameters(options: type) -> list[inspect.Parameter]:
     return [parameter(item, hints[item.name]) for item in dataclasses.fields(options)]
 
 
+class Command(typer.core.TyperCommand):
+    """A command whose help ends with ``--help``, and has no panel for that alone."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        found = super().get_help_option(ctx)
+        panels = {item.rich_help_panel for item in self.params if isinstance(item, typer.core.TyperOption)}
+        if isinstance(found, typer.core.TyperOption) and panels and None not in panels:
+            found.rich_help_panel = ADVANCED if ADVANCED in panels else INPUT
+        return found
+
+
 def command(
     name: str, summary: str, parts: Sequence[inspect.Parameter], body: Callable[[Mapping[str, Any]], None]
 ) -> typer.core.TyperCommand:
@@ -59,7 +71,7 @@ def command(
     called.__signature__ = inspect.Signature(sorted(parts, key=_required_first))  # type: ignore[attr-defined]
     called.__annotations__ = {part.name: part.annotation for part in parts}
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
-    app.command(name, help=escape(summary), context_settings={"help_option_names": ["-h", "--help"]})(called)
+    app.command(name, help=escape(summary), cls=Command, context_settings=_HELP)(called)
     built = typer.main.get_command(app)
     assert isinstance(built, typer.core.TyperCommand)
     return built
