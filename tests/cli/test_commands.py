@@ -204,6 +204,18 @@ def test_doctor_tells_what_there_is(i2i, folder):
     assert done(i2i("doctor")).out.splitlines()[0].split()[0] == "python"
 
 
+def test_doctor_names_the_extras_that_are_missing_and_what_they_are_for(i2i, monkeypatch):
+    from i2i.cli import doctor
+
+    find = doctor.find_spec
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None if name in ("tiffslide", "onnxruntime") else find(name))
+    told = done(i2i("doctor", "--json")).json
+    assert told["facts"]["extras"] == "openvino, tensorboard"
+    for name in ("slides", "onnx", "bioimageio"):
+        (line,) = [line for line in told["advice"] if f"pip install 'i2i-engine[{name}]'" in line]
+        assert line.startswith("for ")
+
+
 def test_the_demo_makes_a_page_that_holds_its_pictures_and_lines_that_make_them(i2i, folder, monkeypatch):
     result = done(i2i("demo", "shown", "--json"))
     pictures = result.json["pictures"]
