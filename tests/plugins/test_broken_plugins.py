@@ -54,7 +54,7 @@ def giving(options="pass", name="stranger"):
 
 # name: (the module's text, or None for no module; what the reason holds)
 KINDS = {
-    "raises on import": ("raise RuntimeError('no luck\\nat all')", "RuntimeError: no luck at all"),
+    "raises on import": ("raise RuntimeError('no luck\\nat all')", "RuntimeError: no luck at all (faulty.py, line 1)"),
     "exits on import": ("import sys\nsys.exit('bye')", "SystemExit: bye"),
     "panics on import": ("class Panic(BaseException): pass\nraise Panic", "Panic: no message"),
     "no module": (None, "ModuleNotFoundError: No module named 'faulty'"),
