@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -19,8 +19,12 @@ _HELP = {"help_option_names": ["-h", "--help"]}
 _METAVARS = {bool: "", int: "N", float: "NUMBER", str: "TEXT"}
 
 
-def parameter(item: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:
-    """The option of one field, as typer reads it from a function's signature."""
+Words = Callable[[], Iterable[str]]
+
+
+def parameter(item: dataclasses.Field[Any], hint: Any, words: Words | None = None) -> inspect.Parameter:
+    """The option of one field, as typer reads it from a function's signature. ``words``: what a shell completes its value with;
+    without them the choices, if it has any."""
     metadata = item.metadata
     required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
     default: Any = ... if required else item.default
@@ -35,6 +39,7 @@ def parameter(item: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:
         rich_help_panel=metadata["panel"],
         show_default=False if required else shown,
         metavar=metadata["metavar"] or "|".join(metadata["choices"]) or _METAVARS.get(hint),
+        autocompletion=_completing(words or (lambda: metadata["choices"])) if words or metadata["choices"] else None,
     )
     kind = inspect.Parameter.KEYWORD_ONLY
     if required:
@@ -42,10 +47,17 @@ def parameter(item: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:
     return inspect.Parameter(item.name, kind, default=default, annotation=Annotated[hint, info])
 
 
-def parameters(options: type) -> list[inspect.Parameter]:
-    """The options of all fields of a dataclass, in order."""
+def _completing(words: Words) -> Callable[[str], list[str]]:
+    def fitting(incomplete: str) -> list[str]:
+        return [word for word in words() if word.startswith(incomplete)]
+
+    return fitting
+
+
+def parameters(options: type, **words: Words) -> list[inspect.Parameter]:
+    """The options of all fields of a dataclass, in order. ``words``: by the field's name, what a shell completes it with."""
     hints = get_type_hints(options)
-    return [parameter(item, hints[item.name]) for item in dataclasses.fields(options)]
+    return [parameter(item, hints[item.name], words.get(item.name)) for item in dataclasses.fields(options)]
 
 
 class Command(typer.core.TyperCommand):

@@ -37,7 +37,7 @@ def image_command(task: Task, registry: Registry) -> typer.core.TyperCommand:
         positional("inputs", list[str], "image files, folders, quoted globs, or - for stdin", "INPUT"),
         named("output", ["-o", "--output"], str, "", "a file, for several inputs a folder, or - for stdout", INPUT, "OUTPUT"),
         *parameters(task.options),
-        *parameters(RunOptions),
+        *parameters(RunOptions, model=lambda: [card.name for card in registry.models(task.name) if not card.part]),
         *(
             named(f"export_{e.name}", [f"--{e.name}"], str, "", e.summary, INPUT, "DIR" if e.folder else "FILE")
             for e in exporters

@@ -255,7 +255,8 @@ def test_plans_and_reports_are_plain_json(i2i):
 @pytest.mark.parametrize(
     ("words", "found", "missing"),
     [("seg", "segment", "stylize"), ("segment --mem", "--memory", "--tile"), ("train instances --ba", "--backbone", "--rate"),
-     ("models e", "export", "list")],
+     ("models e", "export", "list"), ("segment --precision b", "bf16", "fp32"),
+     ("segment --model nuclei-b", "nuclei-brightfield", "nuclei-fluo")],
 )  # fmt: skip
 def test_a_shell_is_told_the_words_that_fit(i2i, monkeypatch, words, found, missing):
     monkeypatch.setenv("_I2I_COMPLETE", "complete_bash")

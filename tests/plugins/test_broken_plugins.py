@@ -62,7 +62,7 @@ KINDS = {
     "raises in the hook": (hook("return [1 / 0]"), "ZeroDivisionError: division by zero"),
     "exits in the hook": (hook("raise SystemExit(3)"), "SystemExit: 3"),
     "unknown hook argument": (hook("return []", "i2i_tasks(config)"), "config"),
-    "misspelt hook": (hook("return []", "i2i_taks()"), "unknown hook 'i2i_taks'"),
+    "misspelt hook": (hook("return []", "i2i_taks()"), "unknown hook 'i2i_taks'; there are: i2i_tasks, i2i_models"),
     "another API": (hook("return []", head="I2I_API = 99\n"), "I2I_API = 99, this i2i has 1"),
     "no API": (hook("return []", head=""), "I2I_API = None"),
     "gives strings": (hook("return ['stranger']"), "i2i_tasks gave a str where a Task is due"),
