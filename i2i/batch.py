@@ -58,6 +58,8 @@ def expand(inputs: Sequence[str], formats: Sequence[Format], output: str = "") -
             several = True
         elif not path.exists() and any(c in text for c in _MAGIC):
             files = [Input(Path(p), Path(p).relative_to(_glob_root(text))) for p in sorted(glob.glob(text, recursive=True))]
+            if not files:
+                raise UsageError(f"{text}: matches no file; in quotes, ** stands for folders of any depth")
             files = [file for file in files if file.path.suffix.lower() in suffixes]
             several = True
         else:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 FORMATS = {"onnx": (".onnx",), "torchscript": (".pt", ".ts")}
 """Suffixes by the name of the format."""
 _TOLERANCE = 1e-3
+_HOLDS = "a file for other programs holds one network, of one image in and one answer out"
 Answers = Callable[["Tensor"], "Tensor"]
 
 
@@ -40,6 +41,8 @@ def export_model(
     if path.exists() and not overwrite:
         raise OutputError(f"{path}: exists; --overwrite replaces it")
     task = registry.task(_task_of(name, registry))
+    if any(card.part and card.name == name for card in registry.models(task.name)):
+        raise ModelError(f"{name}: is a part of what {task.name} does, and {_HOLDS}")
     model = find_model(name, task.name, registry.models(task.name))
     start_torch()
     try:
@@ -47,9 +50,7 @@ def export_model(
     except UsageError as error:
         raise ModelError(f"{model.name}: cannot be exported, for it does not run alone: {error}") from error
     if not isinstance(predictor, DensePredictor):
-        raise ModelError(
-            f"{model.name}: {task.name} is more than a network of one input and one answer, which a file of {format} holds"
-        )
+        raise ModelError(f"{model.name}: {task.name} is more than a network, and {_HOLDS}")
     network, footprint = predictor.exportable(), predictor.footprint
     found: dict[str, Any] = {}
 

@@ -86,10 +86,10 @@ ADVANCED = "Advanced"
 class RunOptions:
     """What every image command has."""
 
-    as_: str = option("", flag="--as", help="kind of result, such as classes, probabilities, labels", panel=INPUT, metavar="KIND")
-    format: str = option("", help="format of outputs named here, and on stdout: png, tif ...", panel=INPUT, metavar="NAME")
+    as_: str = option("", flag="--as", help="kind of result: classes, probabilities, labels ...", panel=INPUT, metavar="KIND")
+    format: str = option("", help="of outputs without -o FILE, and on stdout: png, tif ...", panel=INPUT, metavar="NAME")
     overwrite: bool = option(False, help="replace existing outputs", panel=INPUT)
-    skip_existing: bool = option(False, help="leave inputs alone whose output is complete", panel=INPUT)
+    skip_existing: bool = option(False, help="pass over inputs whose output is complete", panel=INPUT)
     resume: bool = option(False, help="go on with a killed run", panel=INPUT)
     dry_run: bool = option(False, help="print the plan, do nothing", panel=INPUT)
     level: int = option(0, help="level of a pyramid, 0 is full resolution", panel=INPUT, minimum=0)
@@ -97,20 +97,21 @@ class RunOptions:
     channels: str = option("", help="which channels, by index or name: 0,2", panel=INPUT)
     nan: str = option("error", help="what NaN and Inf in the input become", choices=("zero", "error"), panel=INPUT)
     pixel_size: float = option(
-        0.0, help="pixel size of the input, if its metadata lack it, in micrometres", panel=INPUT, metavar="UM", minimum=0
+        0.0, help="the input's, in micrometres, if its metadata lack it", panel=INPUT, metavar="UM", minimum=0
     )
-    compression: str = option("auto", help="of the output", choices=("auto", "zlib", "zstd", "lzw", "jpeg", "none"), panel=INPUT)
+    compression: str = option(
+        "auto", help="of the output: auto, zlib, zstd, lzw, jpeg, none", choices=("auto", "zlib", "zstd", "lzw", "jpeg", "none"),
+        panel=INPUT, metavar="NAME",
+    )  # fmt: skip
     strict: bool = option(False, help="warnings become errors", panel=INPUT)
     model: list[str] = option(  # noqa: RUF009 (it makes a field)
-        [], help="a model by name or a file (default: fits the input); of several, the mean", panel=MODEL, metavar="NAME_OR_PATH"
+        [], help="by name, or a file; of several, the mean (default: fits the input)", panel=MODEL, metavar="NAME_OR_PATH"
     )
     device: str = option("auto", help="where to compute", panel=MODEL, metavar="auto|cpu|cuda[:N]|mps")
     precision: str = option("auto", help="number format", choices=("auto", "fp32", "bf16", "fp16"), panel=MODEL)
     backend: str = option("auto", help="what runs the network", choices=("auto", "torch", "openvino"), panel=MODEL)
     tile: str = option("auto", help="side of the window that the network sees, in pixels", panel=TILING, metavar="auto|N")
-    memory: str = option(
-        "auto", help="budget for the whole process, such as 2GB (default: half of the machine's)", panel=TILING, metavar="SIZE"
-    )
+    memory: str = option("auto", help="budget of the whole process, such as 2GB (default: half)", panel=TILING, metavar="SIZE")
     batch: str = option("auto", help="tiles in a batch", panel=TILING, metavar="auto|N")
     jobs: int = option(1, help="inputs side by side", panel=TILING, minimum=1)
     verify: int = option(0, help="recompute N windows in another tiling and compare", panel=ADVANCED, minimum=0)

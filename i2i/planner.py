@@ -108,7 +108,8 @@ def budget(options: RunOptions) -> int:
         return max(2_000_000_000, total_memory() // 2)
     size = parse_size(options.memory)
     if size < LEAST_BYTES:
-        raise UsageError(f"--memory {options.memory}: below 1.5GB nothing can run (the libraries alone take 0.75 GB)")
+        unit = f"is a number of bytes; for gigabytes give {options.memory}GB" if options.memory.isdecimal() and size else ""
+        raise UsageError(f"--memory {options.memory}: {unit or 'below 1.5GB nothing can run (the libraries alone take 0.75 GB)'}")
     return size
 
 

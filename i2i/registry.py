@@ -5,11 +5,15 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
+import os
 import sys
+import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Any
 
 import pluggy
@@ -25,6 +29,10 @@ from i2i.options import RunOptions, flag_of
 _KINDS: Mapping[str, type] = {"tasks": Task, "models": ModelCard, "formats": Format, "exporters": Exporter}
 _OWN_NAMES = {item.name for item in fields(RunOptions)} | {"inputs", "output", "json_", "config", "quiet", "verbose"}
 _OWN_FLAGS = {flag_of(item) for item in fields(RunOptions)} | {"--output", "--json", "--config", "--quiet", "--verbose", "--help"}
+
+
+_NOT_ITS_OWN = ("<frozen ", *(str(Path(str(module.__file__)).parent) + os.sep for module in (hookspecs, importlib, pluggy)))
+"""How the names of files begin that are in each traceback of a plugin."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +56,18 @@ def load_plugin(entry: EntryPoint) -> Plugin | BrokenPlugin:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a plugin may raise anything (SystemExit, a panic of Rust code), and must stop nothing
-        reason = " ".join(str(error).split()) or "no message"
-        return BrokenPlugin(entry.name, installed.distribution(entry), f"{type(error).__name__}: {reason}")
+        return BrokenPlugin(entry.name, installed.distribution(entry), _reason(error))
+
+
+def _reason(error: BaseException) -> str:
+    """One line: what was raised, and where in the plugin's own code. What i2i says of a plugin is said as it is."""
+    told = " ".join(str(error).split()) or "no message"
+    if isinstance(error, PluginError):
+        return told
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith(_NOT_ITS_OWN)]
+    place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+    return f"{type(error).__name__}: {told}{place}"
 
 
 def _load(entry: EntryPoint) -> Plugin:
@@ -60,10 +78,19 @@ def _load(entry: EntryPoint) -> Plugin:
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     manager.register(module, entry.name)
-    manager.check_pending()
+    _refuse_unknown(manager)
     given = {kind: _call(manager, f"i2i_{kind}", value) for kind, value in _KINDS.items()}
     _check_tasks(entry, given["tasks"])
     return Plugin(entry.name, installed.distribution(entry), **given)
+
+
+def _refuse_unknown(manager: pluggy.PluginManager) -> None:
+    """Raises ``PluginError`` for a hook that there is not: most likely it is misspelt."""
+    try:
+        manager.check_pending()
+    except pluggy.PluginValidationError as error:
+        told = str(error).partition(" in plugin")[0]
+        raise PluginError(f"{told}; there are: {', '.join(f'i2i_{kind}' for kind in _KINDS)}") from error
 
 
 def _call(manager: pluggy.PluginManager, hook: str, kind: type) -> tuple[Any, ...]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import inspect
+import itertools
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import typer
 
 from i2i import contracts, hookspecs
 from i2i.contracts import ImageSpec, Runtime
@@ -66,6 +70,35 @@ def test_commands_of_the_contract_are_in_the_readme_or_the_help():
     known = set(build().list_commands(None))
     shown = set(re.findall(r"^i2i (\w+)", (ROOT / "README.md").read_text("utf-8"), re.M))
     assert shown and shown <= known
+
+
+def commands_of(document):
+    """The lines of i2i in its blocks for a shell, as words; what they pipe and redirect is left out."""
+    for block in re.findall(r"```sh\n(.+?)```", document.read_text("utf-8").replace("\\\n", " "), re.S):
+        for line in block.splitlines():
+            words = shlex.split(line, comments=True)
+            if "i2i" in words and "..." not in words:
+                rest = words[words.index("i2i") + 1 :]
+                yield list(itertools.takewhile(lambda word: word not in ("|", "<", ">", "2>", "&&"), rest))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
+def test_every_command_of_a_document_can_be_given(document):
+    """The command is there, its options are, and none that it needs is missing."""
+    from i2i.cli.app import build
+
+    known = {"i2i unsharp", "i2i flatten"}  # of the plugins that the documents tell of
+    for words in commands_of(document):
+        group, rest = build(), list(words)
+        while hasattr(group, "list_commands"):
+            found = group.get_command(None, rest[0]) if rest else None
+            assert found or f"i2i {words[0]}" in known, " ".join(words)
+            if found is None:
+                break
+            group, rest = found, rest[1:]
+        else:
+            with contextlib.suppress(typer.Exit):  # --help
+                group.make_context("i2i", rest)
 
 
 def test_no_placeholder_is_left_in_a_document():

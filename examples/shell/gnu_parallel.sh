@@ -12,6 +12,7 @@ mkdir -p "$out"
 
 cores=$(nproc)
 export OMP_NUM_THREADS=$(((cores + jobs - 1) / jobs))
-find "$images" -name '*.tif' -o -name '*.png' |
-    parallel --jobs "$jobs" --joblog "$out/parallel.log" --resume-failed --halt soon,fail=10% \
-        i2i segment {} -o "$out/" --skip-existing --resume -q
+# {} is an image below the folder, {//} its own folder there: the structure is kept, and equal names are no collision
+(cd "$images" && find . -name '*.tif' -o -name '*.png') |
+    parallel --quote --jobs "$jobs" --joblog "$out/parallel.log" --resume-failed --halt soon,fail=10% \
+        i2i segment "$images/{}" -o "$out/{//}/" --skip-existing --resume -q

@@ -7,7 +7,7 @@
 # Ends with i2i's exit code: 0 all done, 3 some slides failed (they are listed), 130 interrupted.
 set -eu
 slides=$1
-out=$2
+out=${2%/}
 shift 2
 
 i2i segment "$slides" -o "$out/labels" --geojson "$out/outlines" --csv "$out/tables" \

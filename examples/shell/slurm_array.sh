@@ -1,8 +1,8 @@
 #!/bin/sh
 # A cluster with Slurm: the images of a list are shared out among the tasks of an array.
 #
-#   find "$PWD/slides" -name '*.tif' | sort > slides.txt
-#   sbatch slurm_array.sh slides.txt "$PWD/masks"
+#   find slides -name '*.tif' | sort > slides.txt
+#   sbatch slurm_array.sh slides.txt masks               # slides/a/b.tif becomes masks/slides/a/b.tif
 #
 # Task K of N takes lines K, K + N, K + 2 N ... A task that is killed (time limit, preemption) is queued again by Slurm with the same
 # number, and goes on: what is complete is skipped, what was begun is resumed. Two tasks never write one output: i2i holds a lock.
@@ -25,7 +25,7 @@ failed=0
 line=0
 while IFS= read -r image; do
     if [ $((line % ${SLURM_ARRAY_TASK_COUNT:-10})) -eq "${SLURM_ARRAY_TASK_ID:-0}" ]; then
-        i2i segment "$image" -o "$out/" --memory "$memory" --skip-existing --resume < /dev/null || failed=3
+        i2i segment "$image" -o "$out/$(dirname "$image")/" --memory "$memory" --skip-existing --resume < /dev/null || failed=3
     fi
     line=$((line + 1))
 done < "$list"

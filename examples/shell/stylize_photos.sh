@@ -10,4 +10,4 @@ style=$2
 out=$3
 shift 3
 
-i2i stylize "$photos" --style "$style" -o "$out" ${METHOD---fast} --skip-existing "$@"
+i2i stylize "$photos" --style "$style" -o "$out" ${METHOD---fast} --skip-existing --resume "$@"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import platform
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -34,9 +35,18 @@ def configure_allocator() -> bool:
     return all(done)
 
 
+def configure_waiting() -> None:
+    """Tell OpenMP that a thread which waits for others is to sleep soon. By itself it spins for milliseconds, and on a machine
+    that others use too, it takes the cores from those it waits for. Call it before torch starts. What the user has set stays.
+    """
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ):
+        os.environ["GOMP_SPINCOUNT"] = "1000"
+
+
 def start_torch(threads: int | None = None) -> None:
-    """Import torch with the allocator set, on ``threads`` threads (all that this process may use, if None)."""
+    """Import torch with the allocator and OpenMP set, on ``threads`` threads (all that this process may use, if None)."""
     configure_allocator()
+    configure_waiting()
     import torch
 
     torch.set_num_threads(threads or available_cores())

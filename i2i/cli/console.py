@@ -7,27 +7,27 @@ import math
 import os
 import re
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 from i2i.errors import OutputError
 from i2i.report import DONE, FAILED, PLANNED, SKIPPED, RunReport
 
-if TYPE_CHECKING:
-    from i2i.session import Item
-
 _COMMANDS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-_EVERY = 15.0
 _UNITS = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
 
 
+def plain(text: str) -> str:
+    """Text that cannot command the terminal: names come from anywhere."""
+    return _COMMANDS.sub("?", text)
+
+
 def say(text: str) -> None:
-    """A line on stderr. Names out of a file cannot command the terminal."""
-    sys.stderr.write(_COMMANDS.sub("?", text) + "\n")
+    """A line on stderr."""
+    sys.stderr.write(plain(text) + "\n")
     sys.stderr.flush()
 
 
@@ -124,79 +124,6 @@ class Download:
             self._told = time.monotonic()
             of = f" of {size_text(whole)}" if whole else ""
             say(f"{self.name}: downloaded {size_text(done)}{of}")
-
-
-@dataclass
-class Progress:
-    """Shows how far a run is: a bar on a terminal; elsewhere a line for each finished image, and one now and then for a long one.
-
-    Use it as a context. ``total``: images; ``quiet``: only errors; ``silent``: errors and warnings, nothing of what is done.
-    """
-
-    total: int
-    quiet: bool = False
-    silent: bool = False
-    _bar: Any = None
-    _tasks: dict[str, Any] = field(default_factory=dict)
-    _told: float = field(default_factory=time.monotonic)
-    _count: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def __enter__(self) -> Progress:
-        self.silent |= self.quiet
-        if not self.silent and sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-            from rich.progress import Progress as Bar
-
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.percentage:3.0f} %"),
-                TimeRemainingColumn(),
-            )
-            self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar:
-            self._bar.stop()
-
-    def of(self, item: Item) -> Callable[[str, float], None]:
-        """The engine's progress for one image."""
-
-        def update(stage: str, share: float) -> None:
-            if self._bar:
-                self._move(item, f"{item.path.name}: {stage}", share)
-            elif not self.silent and time.monotonic() - self._told > _EVERY:
-                self._told = time.monotonic()
-                say(f"{item.name}: {stage} {100 * share:.0f} %")
-
-        return update
-
-    def _move(self, item: Item, text: str, share: float) -> None:
-        with self._lock:
-            if item.name not in self._tasks:
-                self._tasks[item.name] = self._bar.add_task(text, total=1.0)
-            self._bar.update(self._tasks[item.name], description=text, completed=share)
-
-    def finished(self, report: RunReport) -> None:
-        """A line for a finished image."""
-        with self._lock:
-            self._count += 1
-            if self._bar and report.input in self._tasks:
-                self._bar.remove_task(self._tasks.pop(report.input))
-        if not self.quiet:
-            for warning in report.warnings:
-                say(f"warning: {report.input}: {warning}")
-            for note in [] if self.silent else report.notes:
-                say(f"note: {report.input}: {note}")
-        if report.status == FAILED:
-            say(f"error: {report.error}")
-        elif not self.silent and report.status != PLANNED:
-            place = f"[{self._count}/{self.total}] " if self.total > 1 else ""
-            say(place + describe(report))
 
 
 def describe(report: RunReport) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -13,13 +13,18 @@ import typer
 from rich.markup import escape
 
 from i2i.errors import UsageError
-from i2i.options import INPUT, flag_of
+from i2i.options import ADVANCED, INPUT, flag_of
 
+_HELP = {"help_option_names": ["-h", "--help"]}
 _METAVARS = {bool: "", int: "N", float: "NUMBER", str: "TEXT"}
 
 
-def parameter(item: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:
-    """The option of one field, as typer reads it from a function's signature."""
+Words = Callable[[], Iterable[str]]
+
+
+def parameter(item: dataclasses.Field[Any], hint: Any, words: Words | None = None) -> inspect.Parameter:
+    """The option of one field, as typer reads it from a function's signature. ``words``: what a shell completes its value with;
+    without them the choices, if it has any."""
     metadata = item.metadata
     required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
     default: Any = ... if required else item.default
@@ -34,6 +39,7 @@ def parameter(item: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:
         rich_help_panel=metadata["panel"],
         show_default=False if required else shown,
         metavar=metadata["metavar"] or "|".join(metadata["choices"]) or _METAVARS.get(hint),
+        autocompletion=_completing(words or (lambda: metadata["choices"])) if words or metadata["choices"] else None,
     )
     kind = inspect.Parameter.KEYWORD_ONLY
     if required:
@@ -41,10 +47,28 @@ def parameter(item: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:
     return inspect.Parameter(item.name, kind, default=default, annotation=Annotated[hint, info])
 
 
-def parameters(options: type) -> list[inspect.Parameter]:
-    """The options of all fields of a dataclass, in order."""
+def _completing(words: Words) -> Callable[[str], list[str]]:
+    def fitting(incomplete: str) -> list[str]:
+        return [word for word in words() if word.startswith(incomplete)]
+
+    return fitting
+
+
+def parameters(options: type, **words: Words) -> list[inspect.Parameter]:
+    """The options of all fields of a dataclass, in order. ``words``: by the field's name, what a shell completes it with."""
     hints = get_type_hints(options)
-    return [parameter(item, hints[item.name]) for item in dataclasses.fields(options)]
+    return [parameter(item, hints[item.name], words.get(item.name)) for item in dataclasses.fields(options)]
+
+
+class Command(typer.core.TyperCommand):
+    """A command whose help ends with ``--help``, and has no panel for that alone."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        found = super().get_help_option(ctx)
+        panels = {item.rich_help_panel for item in self.params if isinstance(item, typer.core.TyperOption)}
+        if isinstance(found, typer.core.TyperOption) and panels and None not in panels:
+            found.rich_help_panel = ADVANCED if ADVANCED in panels else INPUT
+        return found
 
 
 def command(
@@ -59,7 +83,7 @@ def command(
     called.__signature__ = inspect.Signature(sorted(parts, key=_required_first))  # type: ignore[attr-defined]
     called.__annotations__ = {part.name: part.annotation for part in parts}
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
-    app.command(name, help=escape(summary), context_settings={"help_option_names": ["-h", "--help"]})(called)
+    app.command(name, help=escape(summary), cls=Command, context_settings=_HELP)(called)
     built = typer.main.get_command(app)
     assert isinstance(built, typer.core.TyperCommand)
     return built

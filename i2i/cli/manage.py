@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -11,14 +9,12 @@ from typing import Any
 
 import typer
 
-from i2i.backends import available_cores, configure_allocator, has_bf16, installed_backends, pick_device
 from i2i.cli import console
 from i2i.cli.generate import command, named, positional
 from i2i.contracts import ImageSpec, ModelCard
 from i2i.errors import ModelError
 from i2i.formats import detect, open_image
-from i2i.memory import total_memory
-from i2i.models import cache_dir, cached_path, fetch, offline, open_model
+from i2i.models import cached_path, fetch, open_model
 from i2i.options import INPUT
 from i2i.registry import Registry
 
@@ -212,54 +208,19 @@ def _planes_text(spec: ImageSpec) -> str:
     return f"{spec.plane_count} along {axes}" if axes else "one"
 
 
-# ------------------------------------------------------------------------------------------------------------- doctor
-
-
-def _facts() -> dict[str, Any]:
-    allocator = configure_allocator()
-    import imagecodecs
-    import torch
-
-    device = pick_device("auto")
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "device": device,
-        "backends": ", ".join(installed_backends()),
-        "cores": available_cores(),
-        "memory": console.size_text(total_memory()),
-        "bf16": "computed by the hardware" if has_bf16(device) else "emulated: slower, fp32 is used",
-        "allocator": "told to keep memory" if allocator else "not glibc: left as it is",
-        "codecs": imagecodecs.__version__,
-        "cache": f"{cache_dir()}" + ("" if os.access(_existing(cache_dir()), os.W_OK) else " (not writable)"),
-        "offline": "yes (I2I_OFFLINE)" if offline() else "no",
-    }
-
-
-def _existing(path: Path) -> Path:
-    return next(folder for folder in (path, *path.parents) if folder.exists())
-
-
-def _advice(registry: Registry, facts: Mapping[str, Any]) -> list[str]:
-    advice = [f"the plugin {b.name} of {b.distribution} is broken: {b.reason}" for b in registry.broken]
-    if facts["device"] == "cpu":
-        advice.append("no accelerator: networks run on the CPU; a CUDA GPU or Apple silicon is used by itself where there is one")
-    if total_memory() < 4e9:
-        advice.append("less than 4 GB of memory: close other programs, and give --memory 1.5GB")
-    if "not writable" in facts["cache"]:
-        advice.append("the cache cannot be written: set I2I_CACHE_DIR to a folder that can")
-    return advice
+# -------------------------------------------------------------------------------------------------- doctor, completion, demo
 
 
 def _doctor(registry: Registry, values: Mapping[str, Any]) -> None:
-    plugins = registry.all()
-    facts = _facts() | {"plugins": ", ".join(f"{plugin.name} ({plugin.distribution})" for plugin in plugins)}
-    advice = _advice(registry, facts)
+    from i2i.cli.doctor import advice, facts
+
+    found = facts(registry)
+    told = advice(registry, found)
     if values["json_"]:
-        console.put_json({"facts": facts, "advice": advice})
+        console.put_json({"facts": found, "advice": told})
         return
-    console.put("\n".join(f"{name:<11} {fact}" for name, fact in facts.items()))
-    console.put("\n".join(f"- {line}" for line in advice) or "nothing to mend")
+    console.put("\n".join(f"{name:<11} {fact}" for name, fact in found.items()))
+    console.put("\n".join(f"- {line}" for line in told) or "nothing to mend")
 
 
 def _completion(registry: Registry, values: Mapping[str, Any]) -> None:

@@ -18,6 +18,7 @@ from i2i import report as reports
 from i2i.canvas import partial_folder
 from i2i.cli import console
 from i2i.cli.generate import command, config_option, named, parameters, positional
+from i2i.cli.progress import Progress
 from i2i.contracts import Task
 from i2i.errors import I2IError, InputError, OutputError, UsageError
 from i2i.formats import detect
@@ -36,7 +37,7 @@ def image_command(task: Task, registry: Registry) -> typer.core.TyperCommand:
         positional("inputs", list[str], "image files, folders, quoted globs, or - for stdin", "INPUT"),
         named("output", ["-o", "--output"], str, "", "a file, for several inputs a folder, or - for stdout", INPUT, "OUTPUT"),
         *parameters(task.options),
-        *parameters(RunOptions),
+        *parameters(RunOptions, model=lambda: [card.name for card in registry.models(task.name) if not card.part]),
         *(
             named(f"export_{e.name}", [f"--{e.name}"], str, "", e.summary, INPUT, "DIR" if e.folder else "FILE")
             for e in exporters
@@ -78,7 +79,7 @@ def _run(task: Task, registry: Registry, values: Mapping[str, Any]) -> tuple[Ses
             items = batch.plan_items(session, inputs, output, exports, names_of)
             if to_stdout and len(items) > 1:
                 raise UsageError(f"{inputs[0]}: gives {len(items)} images; -o - takes one")
-            with console.Progress(len(items), values["quiet"], silent=to_stdout) as progress, _kept([] if to_stdout else items):
+            with Progress(len(items), values["quiet"], silent=to_stdout) as progress, _kept([] if to_stdout else items):
                 done = batch.process(session, items, progress.of, progress.finished)
         if to_stdout and done[0].status == reports.DONE:
             _copy_out(Path(done[0].output), items[0].output)
@@ -112,7 +113,7 @@ def _tell(run: RunOptions, done: list[RunReport], values: Mapping[str, Any]) -> 
         console.say(console.count_lines(done))
         for report in done:
             if report.status == reports.FAILED:
-                console.say(f"failed: {report.input}")
+                console.say(f"failed: {report.error}")
 
 
 def _hint(report: RunReport) -> None:

@@ -137,7 +137,9 @@ def _receive(card: ModelCard, path: Path, part: Path, progress: Progress | None)
             if error.code < 500 and error.code not in {408, 416, 429}:
                 break
         except (URLError, HTTPException) as error:
-            reason = f"no connection ({' '.join(str(error).split())[:100]})"
+            why = error.reason if isinstance(error, URLError) else error
+            why = why.strerror or why if isinstance(why, OSError) else why
+            reason = f"no connection ({' '.join(str(why).split())[:100]})"
     raise _unavailable(card, path, f"the download failed, {reason}: try again (it goes on where it stopped)")
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from i2i.errors import ModelError
+from i2i_bioimageio.external import external_names
 from i2i_bioimageio.steps import Step
 
 NAMES = ("rdf.yaml", "bioimageio.yaml", "model.yaml")
@@ -57,13 +58,14 @@ class Tensor:
 @dataclass(frozen=True)
 class Weights:
     """``file`` inside the folder. ``code``: of a state dict, the file and the name of what builds the network; ``arguments``:
-    given to it."""
+    given to it. ``parts``: files beside an ONNX file that hold its tensors, with their sha256 where the description has it."""
 
     file: Path
     sha256: str = ""
     code: tuple[Path, str] | None = None
     arguments: Mapping[str, Any] | None = None
     code_sha256: str = ""
+    parts: tuple[tuple[Path, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,10 @@ class Description:
     @property
     def files(self) -> tuple[Path, ...]:
         """All that decides what the network is."""
-        codes = [weights.code[0] for weights in self.weights.values() if weights.code]
-        return (self.path, *(weights.file for weights in self.weights.values()), *codes)
+        kinds = self.weights.values()
+        codes = [weights.code[0] for weights in kinds if weights.code]
+        parts = [part for weights in kinds for part, _ in weights.parts]
+        return (self.path, *(weights.file for weights in kinds), *parts, *codes)
 
 
 def read(place: Path) -> Description:
@@ -199,7 +203,9 @@ def _weights(folder: Path, values: Mapping[str, Any], old: bool) -> dict[str, We
     """Those that can be run. Raises ``ModelError`` where there are none."""
     found: dict[str, Weights] = {}
     if "onnx" in values:
-        found["onnx"] = Weights(_inside(folder, values["onnx"]["source"]), str(values["onnx"].get("sha256") or ""))
+        file, sha256 = _inside(folder, values["onnx"]["source"]), str(values["onnx"].get("sha256") or "")
+        check_hash(file, sha256)  # before it is looked into
+        found["onnx"] = Weights(file, sha256, parts=_parts(folder, file, values["onnx"].get("external_data")))
     state = values.get("pytorch_state_dict")
     if state:
         file, sha256 = _inside(folder, state["source"]), str(state.get("sha256") or "")
@@ -209,6 +215,16 @@ def _weights(folder: Path, values: Mapping[str, Any], old: bool) -> dict[str, We
     if not found:
         raise ModelError(f"weights of {', '.join(values) or 'no kind'}; onnx and pytorch_state_dict can be run")
     return found
+
+
+def _parts(folder: Path, file: Path, told: Any) -> tuple[tuple[Path, str], ...]:
+    """The files in which an ONNX file keeps its tensors: those that it names, whose place is beside it, and what the description
+    says of one of them."""
+    beside = file.parent.relative_to(folder)
+    parts = dict.fromkeys((_inside(folder, beside / name) for name in external_names(file)), "")
+    if told:
+        parts[_inside(folder, told["source"])] = str(told.get("sha256") or "")
+    return tuple(parts.items())
 
 
 def _architecture(folder: Path, state: Mapping[str, Any], old: bool) -> tuple[tuple[Path, str] | None, Mapping[str, Any]]:

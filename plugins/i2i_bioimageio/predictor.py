@@ -135,7 +135,8 @@ def load(options: BioimageOptions, runtime: Runtime) -> BioimagePredictor:
     if not wanted:
         raise ModelError(f"{description.path}: has no weights of {options.weights}; there are {', '.join(description.weights)}")
     weights = description.weights[wanted[0]]
-    check_hash(weights.file, weights.sha256)
+    for path, sha256 in ((weights.file, weights.sha256), *weights.parts):
+        check_hash(path, sha256)
     network = _onnx(weights) if wanted[0] == "onnx" else _pytorch(weights, options.allow_code)
     return BioimagePredictor(description, network, _channels(description, network))
 

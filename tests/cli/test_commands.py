@@ -204,17 +204,37 @@ def test_doctor_tells_what_there_is(i2i, folder):
     assert done(i2i("doctor")).out.splitlines()[0].split()[0] == "python"
 
 
-def test_the_demo_makes_a_page_that_holds_its_pictures(i2i, folder):
+def test_doctor_names_the_extras_that_are_missing_and_what_they_are_for(i2i, monkeypatch):
+    from i2i.cli import doctor
+
+    find = doctor.find_spec
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None if name in ("tiffslide", "onnxruntime") else find(name))
+    told = done(i2i("doctor", "--json")).json
+    assert told["facts"]["extras"] == "openvino, tensorboard"
+    for name in ("slides", "onnx", "bioimageio"):
+        (line,) = [line for line in told["advice"] if f"pip install 'i2i-engine[{name}]'" in line]
+        assert line.startswith("for ")
+
+
+def test_the_demo_makes_a_page_that_holds_its_pictures_and_lines_that_make_them(i2i, folder, monkeypatch):
     result = done(i2i("demo", "shown", "--json"))
     pictures = result.json["pictures"]
     page = (folder / "shown/index.html").read_text("utf-8")
     assert pictures and all((folder / picture).exists() for picture in pictures)
     sources = re.findall(r'src="([^"]*)"', page)
-    assert len(sources) == 2 * len(pictures) and all(source.startswith("data:image/png;base64,") for source in sources)
+    lines = re.findall("<pre>(.*?)</pre>", page)
+    assert len(lines) == len(pictures)
+    assert len(sources) == sum(2 + line.count("--style") for line in lines) and all(
+        source.startswith("data:image/png;base64,") for source in sources
+    )
     assert not re.search(r'(href|src)="(?!data:)|url\(|https?://|<script', page)
     assert "shown/index.html" in result.err
     assert all(load(folder / picture).max() > 5 for picture in pictures)
-    done(i2i("demo", "shown"))
+    monkeypatch.chdir("shown")
+    (line,) = [line for line in lines if line.startswith("i2i segment nuclei.png ")]
+    before = load("nuclei-segment.png")
+    done(i2i(*line.split()[1:]))
+    assert np.array_equal(before, load("nuclei-segment.png"))
 
 
 def test_a_demo_where_a_file_is_in_the_way_is_refused(i2i, folder):
@@ -235,7 +255,8 @@ def test_plans_and_reports_are_plain_json(i2i):
 @pytest.mark.parametrize(
     ("words", "found", "missing"),
     [("seg", "segment", "stylize"), ("segment --mem", "--memory", "--tile"), ("train instances --ba", "--backbone", "--rate"),
-     ("models e", "export", "list")],
+     ("models e", "export", "list"), ("segment --precision b", "bf16", "fp32"),
+     ("segment --model nuclei-b", "nuclei-brightfield", "nuclei-fluo")],
 )  # fmt: skip
 def test_a_shell_is_told_the_words_that_fit(i2i, monkeypatch, words, found, missing):
     monkeypatch.setenv("_I2I_COMPLETE", "complete_bash")

@@ -228,4 +228,4 @@ def test_the_program_ends_with_the_code_and_streams_that_scripts_rely_on(process
     with process("segment", "set", "-o", "out", "--json", "--model", model) as running:
         out, err = running.communicate(timeout=60)
     assert running.returncode == json.loads(out)["exit_code"] == 3
-    assert err.decode().splitlines()[-1] == "failed: set/b.png"
+    assert err.decode().splitlines()[-1].startswith("failed: set/b.png: ")

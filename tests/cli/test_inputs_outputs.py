@@ -274,7 +274,7 @@ def test_missing_and_empty_inputs_are_named(segment, folder):
     (folder / "empty").mkdir()
     refused(segment("nope.png"), 1, "nope.png: no such file")
     refused(segment("empty"), 2, "empty: no image there")
-    refused(segment("none*.png"), 2, "none*.png: no image there")
+    refused(segment("none*.png"), 2, "none*.png: matches no file")
     assert files(folder) == []
 
 

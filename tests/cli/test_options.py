@@ -177,6 +177,7 @@ def test_a_dry_run_as_json_has_the_plan_and_the_seconds(segment, folder):
         (["--batch", "0"], ["--batch 0", "from 1"]),
         (["--batch", "-1"], ["--batch"]),
         (["--memory", "100MB"], ["--memory 100MB", "1.5GB"]),
+        (["--memory", "4"], ["--memory 4", "4GB"]),
         (["--memory", "abc"], ["--memory abc", "2GB"]),
         (["--jobs", "0"], ["--jobs 0", "at least 1"]),
         (["--jobs", "two"], ["--jobs"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -351,3 +352,18 @@ assert "openvino_telemetry.main" not in sys.modules
     assert done.returncode == 0, done.stderr
     assert "SENT" not in done.stderr
     assert not list(tmp_path.rglob("*openvino*"))
+
+
+# ------------------------------------------------------------------------------------------------------------- waiting
+
+
+@pytest.mark.parametrize("given", [{}, {"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "7"}])
+def test_threads_that_wait_sleep_soon_unless_the_user_says_otherwise(monkeypatch, given):
+    from i2i.backends.devices import configure_waiting
+
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.setenv(name, given[name]) if name in given else monkeypatch.delenv(name, raising=False)
+    configure_waiting()
+    found = {name: os.environ[name] for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT") if name in os.environ}
+    monkeypatch.setenv("GOMP_SPINCOUNT", "")  # so that what was set here is undone
+    assert found == (given or {"GOMP_SPINCOUNT": "1000"})

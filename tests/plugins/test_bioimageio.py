@@ -19,8 +19,9 @@ from i2i.contracts import ImageSpec, Runtime
 from i2i.errors import I2IError, ModelError, UsageError
 from i2i.exchange import export_model
 from i2i.testing import assert_predictor_contract, blobs
-from i2i_bioimageio import BioimageOptions
+from i2i_bioimageio import BioimageOptions, i2i_tasks
 from i2i_bioimageio.description import read
+from i2i_bioimageio.external import external_names
 from i2i_bioimageio.predictor import load
 from i2i_bioimageio.steps import Step
 
@@ -298,3 +299,88 @@ def test_missing_packages_and_other_precisions_are_named(nuclei, monkeypatch):
 
 def test_a_run_is_of_its_weights(nuclei):
     assert [path.name for path in read(nuclei).files] == ["rdf.yaml", "weights.onnx"]
+
+
+# ----------------------------------------------------------------------------------------------------- tensors elsewhere
+
+
+def _onnx(place, branch=False, **settings):
+    """A network of a convolution, with another in a branch where that is asked for; tensors lie in files of their own."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    def constant(name, value):
+        return numpy_helper.from_array(np.full((1, 1, 3, 3), value, np.float32), name)
+
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 1, "h", "w"])
+    answer = helper.make_tensor_value_info("answer", TensorProto.FLOAT, ["n", 1, "h", "w"])
+    nodes = [helper.make_node("Conv", ["a" if branch else "image", "outer"], ["answer"], pads=[1, 1, 1, 1])]
+    constants = [constant("outer", 2)]
+    if branch:
+        inner = [helper.make_node("Conv", ["image", "inner"], ["b"], pads=[1, 1, 1, 1])]
+        given = [helper.make_tensor_value_info("b", TensorProto.FLOAT, None)]
+        graph = helper.make_graph(inner, "then", [], given, [constant("inner", 1)])
+        nodes.insert(0, helper.make_node("If", ["yes"], ["a"], then_branch=graph, else_branch=graph))
+        constants.append(numpy_helper.from_array(np.array(True), "yes"))
+    graph = helper.make_graph(nodes, "net", [image], [answer], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save_model(model, place, save_as_external_data=True, size_threshold=0, convert_attribute=True, **settings)
+
+
+def _external(place, described=False):
+    """A model folder whose tensors lie in a second file, of which the description has the sha256 or says nothing."""
+    made = copy.deepcopy(OLD)
+    made["outputs"][0]["postprocessing"] = []
+    _onnx(folder_of(place, made) / "weights.onnx", location="tensors.bin")
+    if described:
+        sha256 = hashlib.sha256((place / "tensors.bin").read_bytes()).hexdigest()
+        made["weights"]["onnx"]["external_data"] = {"source": "tensors.bin", "sha256": sha256}
+    return folder_of(place, made)
+
+
+def test_the_files_of_an_onnx_network_are_found_wherever_their_tensors_are(tmp_path, nuclei):
+    _onnx(tmp_path / "one.onnx", branch=True, location="tensors.bin")
+    assert external_names(tmp_path / "one.onnx") == ("tensors.bin",)
+    _onnx(tmp_path / "many.onnx", branch=True, all_tensors_to_one_file=False)
+    assert set(external_names(tmp_path / "many.onnx")) == {"inner", "outer", "yes"}
+    assert external_names(nuclei / "weights.onnx") == ()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a network at all", b"\x3a\xff\xff\x03", b"\x3a" + b"\xff" * 11])
+def test_what_is_no_onnx_file_is_told_in_a_line(tmp_path, content):
+    (tmp_path / "a.onnx").write_bytes(content)
+    with pytest.raises(ModelError, match=r"a\.onnx: cannot be read as ONNX"):
+        external_names(tmp_path / "a.onnx")
+
+
+def test_a_run_is_of_its_tensors_in_a_second_file_too(tmp_path):
+    place = _external(tmp_path / "net")
+    options = BioimageOptions(package=str(place))
+    (task,) = i2i_tasks()
+    assert place / "tensors.bin" in task.files(options)
+    load(options, Runtime())
+    (place / "tensors.bin").unlink()
+    with pytest.raises(ModelError, match=r"names tensors\.bin, which is not there"):
+        load(options, Runtime())
+
+
+def test_a_second_file_that_is_not_that_of_the_description_is_not_run(tmp_path):
+    place = _external(tmp_path / "net", described=True)
+    options = BioimageOptions(package=str(place))
+    load(options, Runtime())
+    (place / "tensors.bin").write_bytes((place / "tensors.bin").read_bytes()[::-1])
+    with pytest.raises(ModelError, match=r"tensors\.bin: not the file of the description"):
+        load(options, Runtime())
+
+
+def test_a_second_file_outside_the_folder_is_not_read(tmp_path):
+    import onnx
+
+    place = _external(tmp_path / "net")
+    (tmp_path / "elsewhere.bin").write_bytes((place / "tensors.bin").read_bytes())
+    model = onnx.load(place / "weights.onnx", load_external_data=False)
+    for tensor in model.graph.initializer:
+        next(entry for entry in tensor.external_data if entry.key == "location").value = "../elsewhere.bin"
+    (place / "weights.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match=r"names \.\./elsewhere\.bin, which is not in its folder"):
+        load(BioimageOptions(package=str(place)), Runtime())

@@ -54,7 +54,7 @@ def giving(options="pass", name="stranger"):
 
 # name: (the module's text, or None for no module; what the reason holds)
 KINDS = {
-    "raises on import": ("raise RuntimeError('no luck\\nat all')", "RuntimeError: no luck at all"),
+    "raises on import": ("raise RuntimeError('no luck\\nat all')", "RuntimeError: no luck at all (faulty.py, line 1)"),
     "exits on import": ("import sys\nsys.exit('bye')", "SystemExit: bye"),
     "panics on import": ("class Panic(BaseException): pass\nraise Panic", "Panic: no message"),
     "no module": (None, "ModuleNotFoundError: No module named 'faulty'"),
@@ -62,7 +62,7 @@ KINDS = {
     "raises in the hook": (hook("return [1 / 0]"), "ZeroDivisionError: division by zero"),
     "exits in the hook": (hook("raise SystemExit(3)"), "SystemExit: 3"),
     "unknown hook argument": (hook("return []", "i2i_tasks(config)"), "config"),
-    "misspelt hook": (hook("return []", "i2i_taks()"), "unknown hook 'i2i_taks'"),
+    "misspelt hook": (hook("return []", "i2i_taks()"), "unknown hook 'i2i_taks'; there are: i2i_tasks, i2i_models"),
     "another API": (hook("return []", head="I2I_API = 99\n"), "I2I_API = 99, this i2i has 1"),
     "no API": (hook("return []", head=""), "I2I_API = None"),
     "gives strings": (hook("return ['stranger']"), "i2i_tasks gave a str where a Task is due"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -31,7 +32,7 @@ class Place:
 
     folder: Path
     wheels: tuple[Path, ...]
-    """Of the engine, the plugin, and the model."""
+    """Of the engine, the plugin, the model, and the plugin of the document."""
 
     @property
     def programs(self):
@@ -65,6 +66,15 @@ def build_wheel(project, folder):
     return wheel
 
 
+def written_down(folder):
+    """The folder that ``docs/plugins.md`` tells a reader to make: its blocks of code, in the order of the text."""
+    folder.mkdir()
+    blocks = re.findall(r"```(?:python|toml)\n(.+?)```", (ROOT / "docs/plugins.md").read_text("utf-8"), re.S)
+    for name, block in zip(("i2i_unsharp.py", "pyproject.toml", "test_unsharp.py"), blocks, strict=True):
+        (folder / name).write_text(block, "utf-8")
+    return folder
+
+
 def make_environment(folder):
     """A virtual environment that sees the installed dependencies, but neither i2i nor a plugin, nor what ``.pth`` files add."""
     venv.create(folder / "env", symlinks=True)
@@ -83,7 +93,7 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stranger")
     project = shutil.copytree(EXAMPLE, folder / "project")
     model = shutil.copytree(MODEL, folder / "model")
-    made = {"engine": ROOT, "example": project, "model": model}
+    made = {"engine": ROOT, "example": project, "model": model, "document": written_down(folder / "document")}
     wheels = tuple(build_wheel(source, folder / f"{name}-wheel") for name, source in made.items())
     make_environment(folder)
     made = Place(folder, wheels)
@@ -177,6 +187,18 @@ def test_the_model_of_another_package_is_one_among_the_others(place):
     (run,) = report["runs"]
     assert run["model"] == "nuclei-quick" and run["objects"] > 10
     place.done("python", "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", place.folder / "model" / "tests")
+
+
+def test_the_plugin_of_the_document_is_one_among_the_others(place):
+    assert "good    unsharp of i2i-unsharp" in place.done("i2i", "plugins", "check")
+    assert "Sharpen an image by an unsharp mask" in place.done("i2i", "--help")
+    step = np.zeros((60, 300, 3), np.uint8)
+    step[:, 150:] = 100
+    Image.fromarray(step).save(place.folder / "step.png")
+    place.done("i2i", "unsharp", "step.png", "--amount", "2")
+    sharp = np.asarray(Image.open(place.folder / "step-unsharp.png"))
+    assert sharp.shape == step.shape and 120 < sharp.max() <= 200 and sharp[0, 0, 0] == 0
+    place.done("python", "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", place.folder / "document")
 
 
 def test_without_its_package_the_model_is_not_known(place):
