@@ -11,8 +11,8 @@ from typing import Any
 
 from i2i.backends import available_cores, configure_allocator, has_bf16, installed_backends, pick_device
 from i2i.cli import console
+from i2i.memory import total_memory
 from i2i.models import cache_dir, offline
-from i2i.planner import total_memory
 from i2i.registry import Registry
 
 _EXTRAS = {
