@@ -1,6 +1,7 @@
 """Damaged files of every format, thousands of them, through `i2i info` and a run: each is read, or refused in one line.
 
-    python benchmarks/fuzz.py [--images FOLDER] [--count 20000] [--seed 0] [--first 0] [--jobs 1] [--keep FOLDER]
+    python benchmarks/fuzz.py [--images FOLDER] [--count 20000] [--seed 0] [--first 0] [--jobs 1]
+        [--minutes 60] [--keep FOLDER]
 
 An input is a small valid file of one of the formats that i2i reads, or one of a folder of odd files (--images), with bits
 flipped, pieces cut, put in, doubled or swapped, and entries of its headers changed; input number N of a seed is the same each
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import shutil
 import sys
 import tempfile
@@ -179,15 +181,23 @@ def kind_of(item: Seed) -> str:
     return {"tiff": "tif", "svs": "tif", "jpeg": "jpg"}.get(suffix, suffix) + origin
 
 
-def fuzz(seeds: Sequence[Seed], seed: int, numbers: Sequence[int], jobs: int, limits: Limits, keep: Path | None) -> Tally:
-    """Try the inputs of these numbers."""
-    tally, waiting, lock = Tally(), iter(numbers), threading.Lock()
+def fuzz(
+    seeds: Sequence[Seed],
+    seed: int,
+    numbers: Sequence[int],
+    jobs: int,
+    limits: Limits,
+    keep: Path | None,
+    minutes: float = math.inf,
+) -> Tally:
+    """Try the inputs of these numbers, in order, as many as the ``minutes`` allow."""
+    tally, waiting, lock, end = Tally(), iter(numbers), threading.Lock(), time.monotonic() + 60 * minutes
 
     def take() -> Iterator[int]:
         while True:
             with lock:
                 number = next(waiting, None)
-            if number is None:
+            if number is None or time.monotonic() > end:
                 return
             yield number
 
@@ -263,6 +273,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the inputs")
     parser.add_argument("--first", type=int, default=0, help="number of the first input: with --count 1, one of them again")
     parser.add_argument("--jobs", type=int, default=1, help="inputs side by side")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="end after so long, with what was done")
     parser.add_argument("--keep", type=Path, help="a folder for the inputs that something was found with")
     return parser.parse_args()
 
@@ -271,11 +282,10 @@ def main() -> int:
     given = parsed()
     seeds, began = all_seeds(given.images), time.monotonic()
     numbers = range(given.first, given.first + given.count)
-    tally = fuzz(seeds, given.seed, numbers, given.jobs, Limits(), given.keep)
+    tally = fuzz(seeds, given.seed, numbers, given.jobs, Limits(), given.keep, given.minutes)
     print(f"{machine()}\n")
-    print(
-        f"{given.count} inputs from {len(seeds)} seeds, seed {given.seed}, in {time.monotonic() - began:.0f} s\n\n{table(tally)}"
-    )
+    done, seconds = sum(tally.ends.values()), time.monotonic() - began
+    print(f"{done} inputs from {len(seeds)} seeds, seed {given.seed}, in {seconds:.0f} s\n\n{table(tally)}")
     slowest, largest = (max(values) for values in zip(*tally.most, strict=True))
     print(f"\nthe slowest request took {slowest:.1f} s, the largest {largest / 1e6:.0f} MB of resident memory")
     for name, found in (("found", tally.found), ("seen once, and not again", tally.once)):
