@@ -140,7 +140,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_goes_on_as_itself_alone(run: R
     path.write_bytes(path.read_bytes()[:-7])
     before = tree(run.folder)
     assert_one_line(run(), 1, "out.tif.i2i-partial: a run that did not finish", "--resume", "--overwrite")
-    for words in [[*run.words, "--seed", "1"], [*run.words, "--nan", "zero"], *with_another_model(run, networks)]:
+    for words in [[*run.words, "--seed", "1"], *with_another_model(run, networks)]:
         ended = run._replace(words=words)("--resume")
         assert_one_line(ended, 1, "out.tif.i2i-partial: was begun with another input, model, option", "--overwrite")
     assert tree(run.folder) == before, "a refusal costs nothing"
