@@ -91,11 +91,10 @@ class Run(NamedTuple):
 def run(request: pytest.FixtureRequest, program: Program, networks: Path, folder: Path) -> Run:
     save(folder / "a.tif", picture(100, 200))
     if request.param in IMAGE_TASKS:
-        few = ["--score", "0.8"] if request.param == "instances" else []
         return Run(
             program,
             folder,
-            [*image_words(networks, request.param), "a.tif", "-o", "out.tif", "--tile", TILES[request.param], *few],
+            [*image_words(networks, request.param), "a.tif", "-o", "out.tif", "--tile", TILES[request.param]],
         )
     save(folder / "style.tif", picture(40, 50))
     given = ["--style", "style.tif", "--encoder", str(networks / "encoder.safetensors"), "--size", "96", "--steps", "6"]
@@ -107,7 +106,7 @@ def undisturbed(run: Run) -> tuple[bytes, int, int]:
     ended = run("--json", before=program_of())
     assert ended.code == 0, ended
     (report,) = ended.json["runs"]
-    assert report["plan"]["canvas"] == "disk"
+    assert report["plan"]["canvas"] == "disk" and report["objects"] != 0
     whole = (run.folder / "out.tif").read_bytes()
     (run.folder / "out.tif").unlink()
     return whole, report["blocks_computed"], (run.folder / "moments").stat().st_size
