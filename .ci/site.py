@@ -18,6 +18,7 @@ STYLE = """\
 @media (min-width: 82em) { .content { width: min(60em, calc(100vw - 34em)); } }
 .highlight pre { font-size: 0.75rem; }
 table.docutils { width: 100%; }
+code.literal .pre { white-space: nowrap; }
 table.docutils td:first-child img { max-width: min(24rem, 40vw); max-height: 11rem; }
 """
 """Lines of code and tables have room beside the menus."""

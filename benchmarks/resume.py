@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import random
 import signal
 import subprocess
@@ -165,7 +166,8 @@ class Runs:
     def journal(self) -> int:
         """The lines that are journaled; of a folder, the results that are there."""
         if self.case.make is many:
-            return sum(1 for _ in self.folder.glob("out/**/*.png"))
+            folders = [folder for folder in (self.folder / "out/a", self.folder / "out/b") if folder.exists()]
+            return sum(name.endswith(".png") and name[0] != "." for folder in folders for name in os.listdir(folder))
         path = self.partial / "journal.jsonl"
         return path.read_bytes().count(b"\n") if path.exists() else 0
 
@@ -326,7 +328,9 @@ def task_row(name: str, asked: argparse.Namespace, folder: Path) -> tuple[str, b
     runs.clear()
     done: list[Killed] = []
     begun = time.monotonic()
-    for number, moment in enumerate(moments(whole, asked.kills, asked.seed)):
+    for number, moment in enumerate(moments(whole, 2 * asked.kills, asked.seed)):
+        if len(done) == asked.kills:
+            break
         killed = one_kill(number, runs, moment, whole)
         if killed is None:
             say(f"{name} {number + 1}: {moment.phase}: the run had ended before it was killed")

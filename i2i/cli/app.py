@@ -174,6 +174,7 @@ def _terminated(*_: object) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the program on ``arguments`` (those of the process by default) and exit."""
+    logging.getLogger("asyncio").addHandler(logging.NullHandler())  # what Zarr leaves of a failed write: its error says it
     signal.signal(signal.SIGTERM, _terminated)
     words = sys.argv[1:] if arguments is None else arguments
     verbose = "-v" in words or "--verbose" in words

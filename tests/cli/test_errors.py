@@ -229,3 +229,13 @@ def test_the_program_ends_with_the_code_and_streams_that_scripts_rely_on(process
         out, err = running.communicate(timeout=60)
     assert running.returncode == json.loads(out)["exit_code"] == 3
     assert err.decode().splitlines()[-1].startswith("failed: set/b.png: ")
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_what_zarr_leaves_of_a_failed_write_is_told_once(process, verbose):
+    """A disk that fills up while several chunks are written leaves tasks, of which asyncio tells at the process's end."""
+    left = "import atexit, logging; atexit.register(lambda: logging.getLogger('asyncio').error('Task was destroyed'))"
+    words = ["segment", "none.png", "-o", "x.png", *(["-v"] if verbose else [])]
+    _, err = process(*words, before=left).communicate(timeout=300)
+    assert ("Task was destroyed" in err.decode()) == verbose and "error: none.png" in err.decode()
+    assert verbose or len(err.decode().splitlines()) == 1

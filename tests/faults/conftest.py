@@ -21,7 +21,9 @@ def program(tmp_path_factory: pytest.TempPathFactory, networks: Path) -> Iterato
     streams = tmp_path_factory.mktemp("streams")
     save(streams / "warm.tif", picture(64, 80))
     tasks = [[*image_words(networks, task), "warm.tif", "-o", f"{task}.tif"] for task in IMAGE_TASKS]
-    with serving(streams, [*tasks, ["eval", "segment", "segment.tif", "segment.tif"], ["train", "segment", "--help"]]) as running:
+    others = [["eval", task, "segment.tif", "segment.tif"] for task in ("segment", "instances", "translate")]
+    others += [["train", task, "--help"] for task in ("segment", "instances", "translate", "stylize")]
+    with serving(streams, [*tasks, *others]) as running:
         yield running
 
 

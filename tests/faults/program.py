@@ -27,7 +27,7 @@ os.dup2(2, 1)
 import imagecodecs, numpy, onnxruntime, tifffile, torch, torchvision, yaml
 from PIL import Image
 from i2i import api, installed, training
-from i2i.cli import main
+from i2i.cli import app, main
 import i2i.cli.run, i2i.cli.learn, i2i.cli.manage
 from i2i.backends import start_torch
 import i2i_bioimageio.predictor, i2i_maskrcnn.predictor, i2i_pix2pix.predictor, i2i_style.feedforward, i2i_unet.predictor
@@ -35,6 +35,12 @@ Image.init()
 start_torch(1)
 for name in ("entry_points", "distribution"):  # what is installed stays as it is
     setattr(installed, name, functools.cache(getattr(installed, name)))
+
+def once(make):
+    return functools.cache(lambda name: functools.cache(make(name)))
+
+for kind in ("_image", "_train", "_eval"):  # and so do the commands that are made of it
+    setattr(app, kind, once(getattr(app, kind)))
 for words in json.loads(sys.argv[1]):  # what is imported and made at first calls
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(SystemExit):
         main(words)

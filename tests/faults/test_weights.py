@@ -300,7 +300,7 @@ def test_tensors_of_onnx_outside_of_a_package(location: str, program: Program, f
     described: Any = description(1, 1, {})
     described["weights"] = {"onnx": {"source": "weights.onnx"}}
     (package / "rdf.yaml").write_text(yaml.safe_dump(described))
-    bioimage(program, folder, "", start="package/weights.onnx: ")
+    bioimage(program, folder, "which is not in its folder", start="package/rdf.yaml: ")
 
 
 @pytest.mark.parametrize(
