@@ -72,4 +72,5 @@ def _rows(channels: int, width: int) -> int:
 
 
 def _nnpack(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    _has_nnpack()
     return torch._nnpack_spatial_convolution(values, weight, bias, padding=1)
