@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from i2i.errors import InputError
 
 DAMAGED = (
@@ -42,10 +44,11 @@ def one_line(error: BaseException, length: int = 160) -> str:
 @contextmanager
 def guard(path: Path, kind: str) -> Iterator[None]:
     """Turn every ``DAMAGED`` error raised inside into an ``InputError`` for the file, of the given kind ("TIFF"); what the
-    libraries log is kept off stderr."""
+    libraries log, and numpy says of their arithmetic with a damaged header, is kept off stderr."""
     quieten()
     try:
-        yield
+        with np.errstate(all="ignore"):
+            yield
     except DAMAGED as error:
         raise InputError(f"{path}: {_reason(error, kind)}") from error
 

@@ -222,6 +222,15 @@ def with_text(name: str, tag: int, text: bytes) -> bytes:
     return bytes(data + text)
 
 
+def with_numbers(name: str, tag: int, numbers: list[int]) -> bytes:
+    """A TIFF of which a tag has these values of 16 bits, which are at its end."""
+    data = bytearray(SEEDS[name].files[""])
+    (entry,) = (entry for entry in tiffs.directories(data)[0].entries if entry.tag == tag)
+    for at, size, value in ((2, 2, 3), (4, 4, len(numbers)), (8, 4, len(data))):
+        tiffs.form_of(data).put(data, entry.at + at, size, value)
+    return bytes(data) + struct.pack(f"<{len(numbers)}H", *numbers)
+
+
 def with_negative(name: str, tag: int, directory: int = 0) -> bytes:
     """A TIFF with the value -5, as a signed number of 32 bits."""
     data = bytearray(SEEDS[name].files[""])
@@ -269,6 +278,7 @@ KEPT: dict[str, tuple[str, Callable[[], bytes | Files], str]] = {
     "a width below 0": (".tif", lambda: with_negative("made-tif-zlib-strips", 256), REFUSED),
     "two values for one width": (".tif", lambda: with_count("made-tif-strips", 256, 2), REFUSED),
     "a text in the place of a number": (".tif", lambda: with_text("made-tif-zlib-rgb", 317, b"x" * 1000), REFUSED),
+    "sample formats without end": (".tif", lambda: with_numbers("made-tif-float64", 339, [3] + [1] * 2000), f"{READ} {REFUSED}"),
     "tiles of no depth": (".tif", lambda: with_tag("made-tif-volume", 32998, 0), REFUSED),
     "nothing but the first bytes": (".tif", lambda: b"II*\0", REFUSED),
     "a chunk of a length below 0": (".zarr", lambda: with_length("made-zarr-2", "0/0.0.0.0", -5), REFUSED),
