@@ -33,20 +33,17 @@ def can_winograd(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def convolve(values: Tensor, weight: Tensor, bias: Tensor | None = None, *, winograd: bool = False) -> Tensor:
-    """(N, C, H, W), (D, C, 3, 3), (D,) -> (N, D, H, W), with channels first for ``winograd``, else last.
+    """(N, C, H, W), (D, C, 3, 3), (D,) -> (N, D, H, W); for ``winograd`` with channels first.
 
     Winograd's takes at most ``WORKSPACE`` bytes beside the answers, and does not give them back."""
-    weight = weight.contiguous(memory_format=torch.contiguous_format if winograd else torch.channels_last)
     if not winograd or weight.shape[1] < _LEAST_CHANNELS:
-        return functional.conv2d(values, weight, bias, padding=1)
-    return _winograd(values.contiguous(), weight, bias)
+        return functional.conv2d(values, weight.contiguous() if winograd else weight, bias, padding=1)
+    return _winograd(values.contiguous(), weight.contiguous(), bias)
 
 
 def halved(values: Tensor) -> Tensor:
-    """(N, C, H, W) -> (N, C, H / 2, W / 2), rounded down: means of 2 x 2. (With channels first torch's own takes three times as
-    long.)"""
-    if values.is_contiguous(memory_format=torch.channels_last):
-        return functional.avg_pool2d(values, 2)
+    """(N, C, H, W), channels first -> (N, C, H / 2, W / 2), rounded down: means of 2 x 2. (torch's own takes three times as
+    long with channels first.)"""
     height, width = (length // 2 * 2 for length in values.shape[2:])
     rows = values[:, :, 0:height:2] + values[:, :, 1:height:2]
     return (rows[..., 0:width:2] + rows[..., 1:width:2]).mul_(0.25)

@@ -117,10 +117,10 @@ class Encoder(nn.Module):
         answers: dict[str, Tensor] = {}
         weights = self.convolution("conv1_1").weight
         values = ((image - self.mean) / self.std).to(weights.dtype)  # type: ignore[operator]
-        values = values.contiguous(memory_format=torch.contiguous_format if winograd else torch.channels_last)
+        values = values.contiguous() if winograd else values
         for layer in self.config.layers:
             if layer.pooled:
-                values = pool(values, self.config.pooling)
+                values = pool(values, self.config.pooling, first=winograd)
             convolution = self.convolution(layer.name)
             values = functional.relu(convolve(values, convolution.weight, convolution.bias, winograd=winograd), inplace=True)
             if layer.name in wanted:
@@ -139,12 +139,13 @@ class Encoder(nn.Module):
         ``add(name, gradient)`` adds what the loss says of a layer itself, dE/dF, in place to what the layers after it gave. The
         last layer gets zeros. (Written out, for automatic differentiation takes twice as long and holds more.)"""
         gradient: Tensor | None = None
+        order = torch.contiguous_format if winograd else torch.channels_last
         for layer, before in reversed([*zip(self.config.layers, (None, *self.config.layers), strict=False)]):
             values = answers[layer.name]
             gradient = torch.zeros_like(values) if gradient is None else gradient
             add(layer.name, gradient)
             torch.ops.aten.threshold_backward.grad_input(gradient, values, 0, grad_input=gradient)  # of the ReLU, in place
-            turned = self.convolution(layer.name).weight.flip(2, 3).transpose(0, 1)
+            turned = self.convolution(layer.name).weight.flip(2, 3).transpose(0, 1).contiguous(memory_format=order)
             gradient = convolve(gradient, turned, winograd=winograd)  # the gradient at what it sees is such a convolution
             if before is not None and layer.pooled:
                 gradient = pool_backward(gradient, answers[before.name], self.config.pooling)
@@ -152,12 +153,12 @@ class Encoder(nn.Module):
         return gradient.float() / self.std  # type: ignore[operator]
 
 
-def pool(values: Tensor, pooling: Pooling) -> Tensor:
-    """By two along both axes, rounded down; an axis of one position stays as it is."""
+def pool(values: Tensor, pooling: Pooling, *, first: bool = False) -> Tensor:
+    """By two along both axes, rounded down; an axis of one position stays as it is. ``first``: channels come first in memory."""
     size = _pooled(values)
     if pooling == "max":
         return functional.max_pool2d(values, size)
-    return halved(values) if size == (2, 2) else functional.avg_pool2d(values, size)
+    return halved(values) if first and size == (2, 2) else functional.avg_pool2d(values, size)
 
 
 def pool_backward(gradient: Tensor, values: Tensor, pooling: Pooling) -> Tensor:
