@@ -313,7 +313,8 @@ def test_a_level_of_a_width_below_0_is_left_out(tmp_path: Path) -> None:
 
 NOTICED = {
     "crash": "crash", "hang": "hang", "memory": "memory", "traceback": "internal error", "noise": "noise",
-    "leave": "partial output", "temporary": "partial output", "torch": "torch imported", "several": "noise", "nameless": "message",
+    "leave": "partial output", "temporary": "partial output", "torch": "torch imported", "several": "noise",
+    "nameless": "message",
 }  # fmt: skip
 
 
