@@ -151,9 +151,8 @@ class GatysPredictor(ImagePredictor):
         result.keep_content = result.held_bytes + kept + self._least_window(spec) <= room
         if result.keep_content:
             result.held_bytes += kept
-        if self._can_winograd and result.held_bytes + WORKSPACE + self.window_bytes * pixels <= room:
-            result.winograd = True
-            result.held_bytes += WORKSPACE
+        result.winograd = self._can_winograd and result.held_bytes + WORKSPACE + self.window_bytes * pixels <= room
+        result.held_bytes += WORKSPACE if result.winograd else 0
         return result
 
     def _least_window(self, spec: ImageSpec) -> int:
