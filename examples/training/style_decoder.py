@@ -1,12 +1,13 @@
-"""Train the decoder of `i2i stylize --fast` (adaptive instance normalisation) on a frozen encoder.
+"""Train the decoder of `i2i stylize --fast` on a frozen encoder.
 
-    python examples/training/style_decoder.py --photos photos --styles paintings --leave-out starry_night.jpg -o adain.safetensors
+    python examples/training/style_decoder.py --photos photos --styles paintings --leave-out starry_night.jpg \
+        -o style-swap.safetensors
 
 ``--photos``: folders of photographs; ``--styles``: of paintings, which are few, and are seen at several scales and in many
-colours; photographs serve as styles as well. The loss: the answers to the result are to be those that the decoder was given
-(content), with the Gram matrices, means and deviations of the style in each layer (style); where the style is the content
-itself, the result is to be that picture; averaged over 16 x 16 pixels it is to have the colours that it was given. A killed
-run goes on when the command is repeated.
+colours; photographs serve as styles as well. The decoder learns to invert the encoder: what it makes of the answers to a picture
+is to be that picture, to the eye (absolute differences) and to the encoder (perception). What it makes of answers whose patches
+were swapped for a style's is to be answered by them (content), with the style's Gram matrices in the layers before (style). A
+killed run goes on when the command is repeated.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from i2i.backends import start_torch
 from i2i.models import save_model
 from i2i.pictures import write_sheet
 from i2i.training import Loop, Schedule, run
-from i2i_style.decoder import LAYERS, Decoder, DecoderConfig, adain, palette, statistics
-from i2i_style.decoder import recoloured as in_palette
+from i2i_style.decoder import LAYER, Decoder, DecoderConfig
 from i2i_style.encoder import Encoder
 from i2i_style.encoders import find_encoder
 from i2i_style.losses import gram
+from i2i_style.swap import Moments, Patches, corrected, swapped
 
-STYLE = ("conv1_1", "conv2_1", "conv3_1", "conv3_4", "conv4_1")
+SEEN = ("conv1_2", "conv2_1", "conv2_2", "conv3_1", LAYER)
 
 
 def recoloured(piece: Tensor, random: np.random.Generator) -> Tensor:
@@ -44,17 +45,17 @@ def recoloured(piece: Tensor, random: np.random.Generator) -> Tensor:
 
 
 def batch(photos: Sequence[Tensor], styles: Sequence[Tensor], side: int, size: int, step: int) -> tuple[Tensor, Tensor]:
-    """Contents and styles, (size, 3, side, side) each; the last style is its content."""
+    """Contents and styles, (size, 3, side, side) each."""
     random = np.random.default_rng((11, step))
     contents, wanted = [], []
-    for number in range(size):
+    for _ in range(size):
         content = crop(photos[random.integers(len(photos))], side, 1.8, random)
         painted = random.random() < 0.75
         source = styles[random.integers(len(styles))] if painted else photos[random.integers(len(photos))]
         style = crop(source, side, 2.5, random)
         style = recoloured(style, random) if random.random() < 0.5 else style
         contents.append(content)
-        wanted.append(content if number == size - 1 else style)
+        wanted.append(style)
     return torch.cat(contents), torch.cat(wanted)
 
 
@@ -65,41 +66,35 @@ def relative(found: Tensor, wanted: Tensor) -> Tensor:
     ).mean()
 
 
+@torch.no_grad()
+def restyled(contents: Tensor, styles: Tensor) -> Tensor:
+    """Answers (N, C, h, w) to contents, patches swapped for those of the answers to styles, as ``--fast`` does it."""
+    made = []
+    for content, style in zip(contents[:, None], styles, strict=True):
+        patches = Patches.of(style)
+        values = swapped(content, Moments.of(content[0]).along(patches.axes), patches)
+        made.append(corrected(values, Moments.of(values[0]), patches.moments))
+    return torch.cat(made).to(contents)
+
+
 def losses(encoder: Encoder, style_weight: float, decoder: nn.Module, parts: tuple[Tensor, ...]) -> dict[str, Tensor]:
-    contents, styles = parts
-    count = len(contents)
+    count = len(parts[0])
     with torch.no_grad():
-        answers = encoder(torch.cat([contents, styles]), STYLE)
-        own = {name: statistics(answers[name][:count]) for name in LAYERS}
-        wanted = {name: statistics(answers[name][count:]) for name in STYLE}
-        given = {name: adain(answers[name][:count], own[name], wanted[name]) for name in LAYERS}
-        grams = {name: gram(answers[name][count:].float()) for name in STYLE}
-        colours = in_palette(contents, palette(contents), palette(styles))
-    picture = decoder(*(given[name] for name in LAYERS), colours)
-    made = encoder(picture, STYLE)
-    content = relative(made["conv4_1"], given["conv4_1"]) + 0.5 * relative(made["conv3_4"], given["conv3_4"])
-    style = torch.stack([style_term(made[name], wanted[name], grams[name]) for name in STYLE]).sum()
-    same = (picture[-1] - styles[-1]).square().mean() + (picture[-1] - styles[-1]).abs().mean()
-    hues = (functional.avg_pool2d(picture.float(), 16) - functional.avg_pool2d(colours, 16)).square().mean()
-    rough = (picture[..., 1:, :] - picture[..., :-1, :]).square().mean() + (picture[..., 1:] - picture[..., :-1]).square().mean()
-    outside = functional.relu((picture - 0.5).abs() - 0.5).mean()
+        answers = encoder(torch.cat(parts), SEEN)
+        given = restyled(answers[LAYER][:count], answers[LAYER][count:])
+        grams = {name: gram(answers[name][count:].float()) for name in SEEN[:-1]}
+    known = [*range(count // 2), *range(count + count // 2, 2 * count)]  # to be rebuilt: of both kinds
+    pictures = decoder(torch.cat([answers[LAYER][known], given]))
+    made = encoder(pictures, SEEN)
+    perception = torch.stack([relative(made[name][:count], answers[name][known]) for name in SEEN]).mean()
+    style = torch.stack([relative(gram(made[name][count:].float()), grams[name]) for name in SEEN[:-1]]).mean()
     return {
-        "content": content,
+        "pixels": 5 * (pictures[:count] - torch.cat(parts)[known]).abs().mean(),
+        "perception": perception,
+        "content": relative(made[LAYER][count:], given),
         "style": style_weight * style,
-        "identity": same,
-        "hues": 10 * hues,
-        "rough": 0.5 * rough,
-        "outside": 2 * outside,
+        "outside": 2 * functional.relu((pictures - 0.5).abs() - 0.5).mean(),
     }
-
-
-def style_term(values: Tensor, wanted: object, grams: Tensor) -> Tensor:
-    found = statistics(values)
-    spread = wanted.deviation.square().mean((1, 2, 3), keepdim=True).clamp_min(1e-6)
-    first = ((found.mean - wanted.mean).square() / spread).mean() + (
-        (found.deviation - wanted.deviation).square() / spread
-    ).mean()
-    return first + relative(gram(values.float()), grams)
 
 
 def main() -> None:
@@ -109,10 +104,10 @@ def main() -> None:
     parser.add_argument("--styles", type=Path, action="append", required=True)
     parser.add_argument("--leave-out", action="append", default=[], help="a file's name: kept for tests")
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--side", type=int, default=256)
-    parser.add_argument("--batch", type=int, default=6)
-    parser.add_argument("--style-weight", type=float, default=1.0)
+    parser.add_argument("--batch", type=int, default=3)
+    parser.add_argument("--style-weight", type=float, default=0.3)
     parser.add_argument("--precision", default="bf16", choices=("bf16", "fp32"))
     options = parser.parse_args()
     start_torch()
@@ -122,7 +117,7 @@ def main() -> None:
 
 def make(options: argparse.Namespace) -> None:
     """Train, and write the model."""
-    found = find_encoder(options.encoder, STYLE)
+    found = find_encoder(options.encoder, SEEN)
     encoder = found.encoder.to(memory_format=torch.channels_last)
     photos = load_images(options.photos, options.leave_out, 512)
     styles = load_images(options.styles, options.leave_out, 768)
@@ -134,11 +129,9 @@ def make(options: argparse.Namespace) -> None:
         return figures | {"goodness": -sum(figures.values())}
 
     def sheet(decoder: nn.Module, path: Path) -> None:
-        answers = encoder(torch.cat(kept), LAYERS)
-        own, wanted = ({name: statistics(answers[name][part]) for name in LAYERS} for part in (slice(8), slice(8, None)))
-        colours = in_palette(kept[0], palette(kept[0]), palette(kept[1]))
-        made = decoder(*(adain(answers[name][:8], own[name], wanted[name]) for name in LAYERS), colours)
-        write_sheet(path, [[picture(images[i]) for images in (*kept, made)] for i in range(8)])
+        answers = encoder(torch.cat(kept), [LAYER])[LAYER]
+        made, again = decoder(restyled(answers[:8], answers[8:])), decoder(answers[:8])
+        write_sheet(path, [[picture(images[i]) for images in (*kept, made, again)] for i in range(8)])
 
     loop = Loop(
         Decoder(DecoderConfig()), partial(batch, photos, styles, options.side, options.batch), learn, validate, "goodness",

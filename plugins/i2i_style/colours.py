@@ -5,7 +5,7 @@ Pictures are RGB in 0 .. 1: (H, W, 3) arrays, or batches (N, 3, H, W) of torch w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -49,6 +49,23 @@ class Colours:
         64 megapixels, above that of 64 pieces drawn by the seed. Raises ``InputError``."""
         return _colours(to_rgb(source.read(region)) for region in _pieces(source.spec, seed))
 
+    @staticmethod
+    def together(pieces: Iterable[Rgb]) -> Colours:
+        """Of all pixels of pictures (H, W, 3)."""
+        return _colours(iter(pieces))
+
+    @staticmethod
+    def mixed(parts: Sequence[Colours], weights: Sequence[float]) -> Colours:
+        """Means of the means and of the covariances, by weights that sum to one."""
+        mean = sum(weight * np.array(part.mean) for part, weight in zip(parts, weights, strict=True))
+        covariance = sum(weight * np.array(part.covariance) for part, weight in zip(parts, weights, strict=True))
+        return _as_colours(np.asarray(mean), np.asarray(covariance))
+
+    def gray(self) -> Colours:
+        """Of the luminance, three times."""
+        mean, variance = _of_luminance(self)
+        return _as_colours(np.full(3, mean), np.full((3, 3), variance))
+
     def as_mapping(self) -> dict[str, Any]:
         """As JSON values."""
         return {"mean": list(self.mean), "covariance": [list(row) for row in self.covariance]}
@@ -81,16 +98,26 @@ def _colours(pieces: Iterator[Rgb]) -> Colours:
         products += values.T @ values
     mean = total / count
     covariance = products / count - np.outer(mean, mean)
-    return Colours(tuple((mean + 0.5).tolist()), tuple(map(tuple, covariance.tolist())))
+    return _as_colours(mean + 0.5, covariance)
+
+
+def _as_colours(mean: npt.NDArray[np.float64], covariance: npt.NDArray[np.float64]) -> Colours:
+    return Colours(tuple(mean.tolist()), tuple(map(tuple, covariance.tolist())))
 
 
 def matched(picture: Rgb, own: Colours, wanted: Colours) -> Rgb:
-    """A picture (H, W, 3) whose colours are ``own`` with the mean and covariance ``wanted``, cut off at 0 and 1: x -> A x + b,
-    section 3.1, with the symmetric roots of Image Analogies, A = C_wanted^(1/2) C_own^(-1/2)."""
+    """A picture (H, W, 3) whose colours are ``own`` with the mean and covariance ``wanted``, cut off at 0 and 1 (section 3.1)."""
+    matrix, shift = change_of(own, wanted)
+    result: Rgb = picture @ matrix.T + shift
+    return np.clip(result, 0, 1, out=result)
+
+
+def change_of(own: Colours, wanted: Colours) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """A (3, 3) and b (3,): x -> A x + b takes colours ``own`` to ``wanted``, with the symmetric roots of Image Analogies,
+    A = C_wanted^(1/2) C_own^(-1/2)."""
     matrix = _root(wanted, 0.5) @ _root(own, -0.5)
     shift = np.array(wanted.mean) - matrix @ np.array(own.mean)
-    result: Rgb = picture @ matrix.T.astype(np.float32) + shift.astype(np.float32)
-    return np.clip(result, 0, 1, out=result)
+    return matrix.astype(np.float32), shift.astype(np.float32)
 
 
 def _root(colours: Colours, power: float) -> npt.NDArray[np.float64]:

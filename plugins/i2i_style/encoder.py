@@ -85,8 +85,8 @@ class EncoderConfig:
 
 VGG19 = EncoderConfig(((64, 64), (128, 128), (256,) * 4, (512,) * 4, (512,) * 4))
 """Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition" (2014), table 1, column E."""
-COMPACT = EncoderConfig(((32, 32), (64, 64), (128,) * 4, (256,)))
-"""The bundled encoder: half the channels of VGG-19, up to conv4_1."""
+COMPACT = EncoderConfig(((16, 32), (64, 64), (128,) * 4))
+"""The bundled encoder: a quarter of the channels of VGG-19's conv1_1, whose answers are of 27 numbers, half of the others'."""
 
 
 class Encoder(nn.Module):

@@ -1,13 +1,14 @@
-"""``i2i stylize --fast``: one pass through encoder and decoder, for any style (:mod:`i2i_style.decoder`).
+"""``i2i stylize --fast``: one pass through encoder, style swap and decoder, for any style (:mod:`i2i_style.swap`).
 
-What only the whole picture can tell, mean and deviation of the encoder's answers to the content and its colours, is frozen before
-the first window is computed; then each pixel depends on its surroundings alone, and windows give what the whole would. Beyond the
-picture the engine mirrors it, so that no edge shows."""
+What only the whole picture can tell, the moments of the encoder's answers to the content and of what they are swapped for, and
+the colours of what the decoder makes, which are given those of the style, is frozen before the first window is computed; then
+each pixel depends on its surroundings alone, and windows give what the whole would. Beyond the picture the engine mirrors it, so
+that no edge shows."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Self
@@ -19,35 +20,42 @@ from torch import Tensor
 
 from i2i.contracts import Array, DensePredictor, Footprint, ImageSpec, Model, Output, Runtime, Source
 from i2i.errors import ModelError, UsageError
-from i2i.geometry import Region, Tile, round_up
+from i2i.geometry import Tile, round_up
 from i2i.models import find_model
-from i2i_style.colours import Colours, as_kept, luminance, with_luminance
-from i2i_style.decoder import LAYERS, Decoder, DecoderConfig, Palette, Statistics, adain, recoloured
+from i2i_style.colours import Colours, as_kept, change_of, luminance, with_luminance
+from i2i_style.decoder import LAYER, Decoder, DecoderConfig
 from i2i_style.encoder import Encoder
 from i2i_style.encoders import TASK, cards, find_encoder
-from i2i_style.objective import Reader, core_of, tiles_of
+from i2i_style.objective import core_of, tiles_of
 from i2i_style.options import StylizeOptions
-from i2i_style.pixels import to_tensor
+from i2i_style.pixels import to_array, to_tensor
 from i2i_style.results import as_output, outputs, working_size
 from i2i_style.styles import Style, open_rgb, parse_styles, to_rgb
+from i2i_style.swap import REACH, Moments, Patches, corrected, swapped
 
-NAME = "adain"
-STYLE_SIZE = 768
-"""Longer side of a style picture, at most: those of the training."""
+NAME = "style-swap"
+STYLE_SIZE = 512
+"""Longer side of a style picture, at most, where --style-scale is one."""
+_LARGEST_STYLE = 1024
+"""Where it is more: what all its answers take is held."""
+_HELD = 2**26
+"""Bytes that a style's patches take at most, and besides them the comparison of patches, and what is held for the moments."""
 _WINDOW = 704
 _MOST_WINDOWS = 64
-"""That the content's statistics are of: all, or so many of a larger picture, drawn by the seed: about 25 megapixels."""
-_LEAST = 1e-5
+"""That the content's moments are of: all, or so many of a larger picture, drawn by the seed: about 25 megapixels."""
+_MADE_WINDOW = 320
+_MADE_WINDOWS = 16
+"""The same for what they are swapped for, which is held, and the colours of what is made of it."""
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-Moments = dict[str, Statistics]
 
 
 @dataclass(frozen=True)
 class Look:
-    """What is known of a picture as a whole: of its answers, and of its colours."""
+    """Of a style: its weight among all, its patches, and the colours that pictures in it have."""
 
-    moments: Moments
-    palette: Palette
+    weight: float
+    patches: Patches
+    colours: Colours
 
 
 class FastPredictor(DensePredictor):
@@ -59,21 +67,24 @@ class FastPredictor(DensePredictor):
         if not 0 <= options.strength <= 1:
             raise UsageError(f"--strength {options.strength:g}: expected 0 to 1")
         self.options, self.device = options, runtime.device
-        self.styles = parse_styles(options.style)
+        self.given = parse_styles(options.style)
         dtype = _DTYPES[runtime.precision]
         self.encoder, self.decoder = (
             network.eval().requires_grad_(False).to(runtime.device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
             for network in (encoder, decoder)
         )
-        coarse = encoder.config.layer(LAYERS[1])
-        halo = round_up(Decoder.REACH, coarse.stride) + coarse.reach
-        self.footprint = Footprint(halo=halo, multiple_of=coarse.stride, border="mirror", channels_in=3, channels_out=3)
+        seen = encoder.config.layer(LAYER)
+        halo = seen.reach + REACH * seen.stride + Decoder.REACH
+        self.footprint = Footprint(halo=halo, multiple_of=seen.stride, border="mirror", channels_in=3, channels_out=3)
         self.window_bytes = 4 * 3 * 4 + 4 * 32 * (4 if dtype == torch.float32 else 2)
+        self.held_bytes = _HELD * (2 + len(self.given))
         self.outputs = outputs(ImageSpec(1, 1, 3))
-        self.colours: Colours | None = None
-        self.content: Look | None = None
-        self.wanted: Look | None = None
-        self._kept: list[Look] = []  # of the styles, mixed: shared by the copies for all images
+        self.styles: list[Look] = []
+        self.own: list[Moments] = []  # of the content's answers, along the axes of each style
+        self.found: Moments | None = None  # of what they are swapped for
+        self.colours: Colours | None = None  # of the content
+        self.made: Colours | None = None  # of what the decoder gives
+        self._kept: list[Look] = []  # of the styles: shared by the copies for all images
 
     def fitted(self, spec: ImageSpec) -> Self:
         result = copy.copy(self)
@@ -84,91 +95,111 @@ class FastPredictor(DensePredictor):
     # ------------------------------------------------------------------------------------------- what is frozen for an image
 
     def prepare(self, source: Source, seed: int) -> Self:
-        """Measure the content, in windows; and the styles, once for all images where they do not take the content's colours."""
+        """Measure the content, in windows; what is made of some of them; and the styles, once for all images where they do not
+        take the content's colours."""
         result = copy.copy(self)
         result.colours = Colours.of_source(source, seed)
+        result.styles = result._styles()
         size = (source.spec.height, source.spec.width)
-        tiles = _some(tiles_of(size, self.encoder.config, (_WINDOW, _WINDOW)), seed)
 
-        def read(region: Region) -> Tensor:
-            return self._seen(to_tensor(to_rgb(source.read(region))).to(self.device))
+        def some(window: int, most: int) -> list[Tile]:
+            return _some(tiles_of(size, self.encoder.config, (window, window)), most, seed)
 
-        return result._ready(moments(self.encoder, read, size, tiles))
+        def answers(tile: Tile) -> Tensor:
+            return result._answers(to_tensor(to_rgb(source.read(tile.window))).to(self.device))
+
+        content = moments(self.encoder, answers, size, some(_WINDOW, _MOST_WINDOWS))
+        result.own = [content.along(style.patches.axes) for style in result.styles]
+        seen = {tile: answers(tile) for tile in some(_MADE_WINDOW, _MADE_WINDOWS)}
+        values = {tile: result._swapped(each) for tile, each in seen.items()}
+        result.found = moments(self.encoder, values.__getitem__, size, seen)
+        result.made = Colours.together(result._decoded(seen[tile], values[tile], tile) for tile in seen)
+        return result
+
+    def _decoded(self, answers: Tensor, values: Tensor, tile: Tile) -> npt.NDArray[np.float32]:
+        """The picture of a core, (h, w, 3), its colours as the decoder gives them."""
+        inner = tile.core.relative_to(tile.window)
+        return to_array(self.decoder(self._styled(answers, values)))[inner.slices]
 
     def statistics(self) -> dict[str, Any]:
-        if self.content is None or self.colours is None:
+        if self.found is None or self.colours is None or self.made is None:
             return {}
-        return {"content": _as_mapping(self.content.moments), "colours": self.colours.as_mapping()}
+        return {
+            "content": [each.as_mapping() for each in self.own],
+            "swapped": {"mean": self.found.mean.tolist(), "variance": self.found.covariance.diagonal().tolist()},
+            "colours": self.colours.as_mapping(),
+            "made": self.made.as_mapping(),
+        }
 
     def with_statistics(self, statistics: Mapping[str, Any]) -> Self:
         result = copy.copy(self)
-        result.colours = Colours.from_mapping(statistics["colours"])
-        return result._ready(_from_mapping(statistics["content"], self.device))
+        result.colours, result.made = (Colours.from_mapping(statistics[name]) for name in ("colours", "made"))
+        result.styles = result._styles()
+        result.own = [Moments.from_mapping(each) for each in statistics["content"]]
+        mean, variance = (torch.tensor(statistics["swapped"][name], dtype=torch.float64) for name in ("mean", "variance"))
+        result.found = Moments(mean, variance.diag())
+        return result
 
-    def _ready(self, content: Moments) -> Self:
-        """Itself, with what the content and the styles are like. What the answers are given is a mean of the styles' by their
-        weights, and of the content's where --strength is below one. To mix these is to mix the features that are decoded, as the
-        paper's section 6 does: both are linear in them."""
-        assert self.colours is not None
-        self.content = Look(content, self._palette(self.colours))
-        styles = self._styles()
-        shares = [1 - self.options.strength, self.options.strength]
-        self.wanted = Look(_mixed([content, styles.moments], shares), styles.palette)
-        return self
-
-    def _styles(self) -> Look:
-        if self._kept:
-            return self._kept[0]
-        looks, weights = [self._measured(style) for style in self.styles], [style.weight for style in self.styles]
-        mixed = Look(
-            _mixed([look.moments for look in looks], weights),
-            Palette(
-                _mean([look.palette.mean for look in looks], weights), _mean([look.palette.covariance for look in looks], weights)
-            ),
-        )
-        if self.options.keep_colors == "none":  # else they depend on the content
-            self._kept.append(mixed)
-        return mixed
-
-    def _palette(self, colours: Colours) -> Palette:
-        """Of what the network sees: with ``--keep-colors luminance`` three equal channels."""
-        mean, covariance = torch.tensor(colours.mean), torch.tensor(colours.covariance)
-        if self.options.keep_colors == "luminance":
-            shares = luminance(torch.eye(3)[..., None, None])[:, 0, 0, 0]
-            mean, covariance = (shares @ mean).expand(3), (shares @ covariance @ shares).expand(3, 3)
-        return Palette(mean[None].to(self.device), covariance[None].to(self.device))
+    def _styles(self) -> list[Look]:
+        if self.options.keep_colors != "none":  # they depend on the content
+            return [self._measured(style) for style in self.given]
+        if not self._kept:
+            self._kept += [self._measured(style) for style in self.given]
+        return self._kept
 
     def _measured(self, style: Style) -> Look:
+        """The patches and colours of a style. Its answers are computed in windows, and held."""
         assert self.colours is not None
-        with closing(open_rgb(style.path, max(1, round(STYLE_SIZE * self.options.style_scale)))) as source:
+        with closing(open_rgb(style.path, min(_LARGEST_STYLE, max(1, round(STYLE_SIZE * self.options.style_scale))))) as source:
             size, own = (source.spec.height, source.spec.width), Colours.of_source(source, 0)
             change = as_kept(self.options.keep_colors, own, self.colours)
-
-            def read(region: Region) -> Tensor:
-                return to_tensor(change(source.read(region))).to(self.device)
-
-            found = moments(self.encoder, read, size, tiles_of(size, self.encoder.config, (_WINDOW, _WINDOW)))
-            if self.options.keep_colors != "none":
-                own = self.colours
-            return Look(found, self._palette(own))
+            stride = self.encoder.config.layer(LAYER).stride
+            rows: dict[int, list[Tensor]] = {}
+            for tile in tiles_of(size, self.encoder.config, (_WINDOW, _WINDOW)):
+                answers = self._answers(to_tensor(change(source.read(tile.window))).to(self.device))
+                rows.setdefault(tile.core.y, []).append(answers[0][(slice(None), *core_of(answers, tile, size, stride))])
+            whole = torch.cat([torch.cat(parts, 2) for parts in rows.values()], 1)
+            colours = {"none": own, "histogram": self.colours, "luminance": self.colours.gray()}[self.options.keep_colors]
+            return Look(style.weight, Patches.of(whole), colours)
 
     # --------------------------------------------------------------------------------------------------------- the network
 
     def normalize(self, pixels: Array) -> npt.NDArray[np.float32]:
         return to_rgb(pixels)
 
-    def _seen(self, batch: Tensor) -> Tensor:
-        return luminance(batch).repeat(1, 3, 1, 1) if self.options.keep_colors == "luminance" else batch
+    def _answers(self, batch: Tensor) -> Tensor:
+        seen = luminance(batch).repeat(1, 3, 1, 1) if self.options.keep_colors == "luminance" else batch
+        return self.encoder(seen.contiguous(memory_format=torch.channels_last), [LAYER])[LAYER]
+
+    def _swapped(self, answers: Tensor) -> Tensor:
+        """By the patches of all styles, mixed by their weights (Huang and Belongie 2017, section 6: what is decoded is mixed)."""
+        total = torch.zeros_like(answers, dtype=torch.float32)
+        for style, own in zip(self.styles, self.own, strict=True):
+            total.add_(swapped(answers, own, style.patches), alpha=style.weight)
+        return total
+
+    def _styled(self, answers: Tensor, values: Tensor) -> Tensor:
+        """What the decoder sees, of the answers and of what they were swapped for."""
+        assert self.found is not None
+        wanted = Moments.mixed([style.patches.moments for style in self.styles], [style.weight for style in self.styles])
+        return torch.lerp(answers.float(), corrected(values, self.found, wanted), self.options.strength).to(answers.dtype)
+
+    def _change(self) -> tuple[Tensor, Tensor]:
+        """(3, 3) and (3, 1, 1): from the colours that the decoder gives to the styles' and, where --strength is below one, the
+        content's."""
+        assert self.colours is not None and self.made is not None
+        own = self.colours.gray() if self.options.keep_colors == "luminance" else self.colours
+        shares = [1 - self.options.strength, *(self.options.strength * style.weight for style in self.styles)]
+        matrix, shift = change_of(self.made, Colours.mixed([own, *(style.colours for style in self.styles)], shares))
+        return torch.from_numpy(matrix).to(self.device), torch.from_numpy(shift).to(self.device)[:, None, None]
 
     def __call__(self, batch: Tensor) -> Tensor:
-        assert self.content is not None and self.wanted is not None
-        seen = self._seen(batch)
-        answers = self.encoder(seen, LAYERS)
-        fine, coarse = (adain(answers[name], self.content.moments[name], self.wanted.moments[name]) for name in LAYERS)
-        colours = recoloured(seen, self.content.palette, self.wanted.palette, self.options.strength)
+        answers = self._answers(batch)
         margin = round_up(self.footprint.halo, self.footprint.multiple_of)
         inner = (..., slice(margin, batch.shape[2] - margin), slice(margin, batch.shape[3] - margin))
-        picture = self.decoder(fine, coarse, colours)[inner].float()
+        matrix, shift = self._change()
+        picture = self.decoder(self._styled(answers, self._swapped(answers)))[inner]
+        picture = (matrix @ picture.flatten(2)).reshape(picture.shape) + shift
         if self.options.keep_colors == "luminance":
             picture = with_luminance(batch[inner], luminance(picture))
         return picture
@@ -177,66 +208,35 @@ class FastPredictor(DensePredictor):
         return as_output(raw, output)
 
 
-def _some(tiles: Sequence[Tile], seed: int) -> list[Tile]:
-    if len(tiles) <= _MOST_WINDOWS:
+def _some(tiles: Sequence[Tile], most: int, seed: int) -> list[Tile]:
+    if len(tiles) <= most:
         return list(tiles)
-    chosen = np.random.default_rng(seed).choice(len(tiles), _MOST_WINDOWS, replace=False)
+    chosen = np.random.default_rng(seed).choice(len(tiles), most, replace=False)
     return [tiles[number] for number in np.sort(chosen)]
 
 
 @torch.no_grad()
-def moments(encoder: Encoder, read: Reader, size: tuple[int, int], tiles: Iterable[Tile]) -> Moments:
-    """Mean and deviation of the answers of ``LAYERS`` over the cores of the tiles, summed in float64."""
-    sums: dict[str, tuple[Tensor, Tensor]] = {}
-    counts = dict.fromkeys(LAYERS, 0)
+def moments(encoder: Encoder, answers: Callable[[Tile], Tensor], size: tuple[int, int], tiles: Iterable[Tile]) -> Moments:
+    """Of what ``answers`` gives for the tiles' windows, (1, C, h, w), over their cores."""
+    count, parts = 0, []
     for tile in tiles:
-        window = read(tile.window).contiguous(memory_format=torch.channels_last)
-        for name, values in encoder(window, LAYERS).items():
-            rows, columns = core_of(values, tile, size, encoder.config.layer(name).stride)
-            flat = values[0, :, rows, columns].flatten(1).float()
-            parts = flat.sum(1).cpu().double(), flat.square().sum(1).cpu().double()
-            sums[name] = (sums[name][0] + parts[0], sums[name][1] + parts[1]) if name in sums else parts
-            counts[name] += flat.shape[1]
-    found, device = {}, encoder.convolution("conv1_1").weight.device
-    for name, (first, second) in sums.items():
-        count = max(1, counts[name])
-        mean = first / count
-        deviation = ((second / count - mean.square()).clamp_min(0) + _LEAST).sqrt()
-        found[name] = Statistics(*(each.float()[None, :, None, None].to(device) for each in (mean, deviation)))
-    return found
-
-
-def _mixed(parts: Sequence[Moments], weights: Sequence[float]) -> Moments:
-    return {
-        name: Statistics(
-            _mean([part[name].mean for part in parts], weights), _mean([part[name].deviation for part in parts], weights)
-        )
-        for name in LAYERS
-    }
-
-
-def _mean(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    return torch.stack([weight * tensor for weight, tensor in zip(weights, tensors, strict=True)]).sum(0)
-
-
-def _as_mapping(found: Moments) -> dict[str, Any]:
-    return {
-        name: {"mean": each.mean.flatten().tolist(), "deviation": each.deviation.flatten().tolist()}
-        for name, each in found.items()
-    }
-
-
-def _from_mapping(values: Mapping[str, Any], device: str) -> Moments:
-    def tensor(numbers: Sequence[float]) -> Tensor:
-        return torch.tensor(numbers, dtype=torch.float32, device=device)[None, :, None, None]
-
-    return {name: Statistics(tensor(values[name]["mean"]), tensor(values[name]["deviation"])) for name in LAYERS}
+        values = answers(tile)
+        core = values[0][(slice(None), *core_of(values, tile, size, encoder.config.layer(LAYER).stride))]
+        positions = core[0].numel()
+        if positions:
+            parts.append((positions, Moments.of(core)))
+            count += positions
+    mean = torch.stack([positions / count * part.mean for positions, part in parts]).sum(0)
+    square = torch.stack(
+        [positions / count * (part.covariance + torch.outer(part.mean, part.mean)) for positions, part in parts]
+    ).sum(0)
+    return Moments(mean, square - torch.outer(mean, mean))
 
 
 def load(options: StylizeOptions, model: Model | None, runtime: Runtime) -> FastPredictor:
     """The predictor of ``--fast``, or of a decoder that ``--model`` names. Raises ``ModelError`` or ``UsageError``."""
     known = model or find_model(NAME, TASK, cards())
-    found = find_encoder("vgg-compact", LAYERS)
+    found = find_encoder("vgg-compact", [LAYER])
     predictor = FastPredictor(found.encoder, read_decoder(known, found.model), options, runtime)
     predictor.parts = (found.model,) if model else (found.model, known)
     return predictor

@@ -84,7 +84,7 @@ def test_what_has_no_such_file_is_told_in_a_line(i2i, folder):
     refused(i2i("models", "export", "nuclei-fluo", "-o", "n.pth"), 2, "n.pth", ".onnx or .pt or .ts")
     refused(i2i("models", "export", "nuclei-fluo", "-o", "n.pt", "--format", "onnx"), 2, "n.pt", "of onnx ends in .onnx")
     refused(i2i("models", "export", "nuclei-fluo", "-o", "n.pt", "--format", "caffe"), 2, "caffe", "onnx, torchscript")
-    refused(i2i("models", "export", "adain", "-o", "n.onnx"), 1, "adain", "does not run alone")
+    refused(i2i("models", "export", "style-swap", "-o", "n.onnx"), 1, "style-swap", "does not run alone")
     refused(i2i("models", "export", "vgg-compact", "-o", "n.onnx"), 1, "vgg-compact", "a part of what stylize does")
     refused(i2i("models", "export", "zebra", "-o", "n.onnx"), 1, "'zebra'", "i2i models list")
     (folder / "there.onnx").write_bytes(b"")

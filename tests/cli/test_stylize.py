@@ -101,7 +101,7 @@ def test_a_run_killed_by_the_system_goes_on_to_the_same_bytes(i2i, process, fold
         (("--style", STYLE, "--fast", "--steps", "5"), 2, "--steps: belongs to the method that optimises"),
         (("--style", STYLE, "--encoder", "vgg19"), 1, "give that file in place of the name"),
         (("--style", STYLE, "--model", "vgg-compact"), 1, "vgg-compact is a part of a method, and has an option of its own"),
-        (("--style", STYLE, "--model", "vgg19"), 1, "models for stylize: adain"),
+        (("--style", STYLE, "--model", "vgg19"), 1, "models for stylize: style-swap"),
         (("--style", STYLE, "--encoder", "nope"), 1, "models for stylize: vgg-compact, vgg19"),
         (("--style", STYLE, "--strength", "0.5"), 2, "--strength: belongs to --fast"),
         (("--style", STYLE, "--animate", "x.mp4"), 2, "x.mp4: end it with .gif"),
