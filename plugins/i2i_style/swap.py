@@ -23,10 +23,10 @@ REACH = 2 * (SIDE // 2)
 """Positions to each side that an answer depends on: what its patch shows, and the patches that overlap there."""
 AXES = 32
 """Principal axes of the style's answers along which patches are compared: 5 of 6 parts of their variance."""
-PATCHES = 4096
-"""Of a style, at most; of more, so many are drawn."""
-_ROWS = 2048
-"""Patches of the content that are compared at once."""
+PATCHES = 2048
+"""Of a style, at most; of more, so many are drawn: with twice as many results look the same."""
+_ROWS = 256
+"""Patches of the content that are compared at once: what comes of it stays in a core's cache."""
 _LEAST = 1e-2
 """Added to all variances, as a share of their mean: what a picture hardly has is not made of its noise."""
 _MOST = 2.0
