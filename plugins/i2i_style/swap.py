@@ -22,7 +22,7 @@ SIDE = 3
 REACH = 2 * (SIDE // 2)
 """Positions to each side that an answer depends on: what its patch shows, and the patches that overlap there."""
 AXES = 32
-"""Principal axes of the style's answers along which patches are compared: 5 of 6 parts of their variance."""
+"""Principal axes of the style's answers along which patches are compared: most of their variance."""
 PATCHES = 2048
 """Of a style, at most; of more, so many are drawn: with twice as many results look the same."""
 _ROWS = 256

@@ -164,7 +164,7 @@ def test_in_fp32_the_tiled_gradient_is_the_whole_pictures_but_for_single_answers
         targets, x, content = targets_of(net, weights), picture(height, width, 1), picture(height, width, 2)
         _, gradient = objective(net, x, window_of(net.config, int(random.integers(6))), weights, targets, content)(x)
         found.append(relative(gradient, objective(net, x, 10**6, weights, targets, content)(x)[1]))
-    assert np.median(found) < 1e-6 and max(found) < 1e-2, found
+    assert np.median(found) < 1e-6 and sum(each < 1e-4 for each in found) >= 11 and max(found) < 1e-2, found
 
 
 def test_a_guided_gradient_is_that_of_the_formulas():
