@@ -8,6 +8,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -181,7 +182,18 @@ def main(arguments: list[str] | None = None) -> None:
     if verbose:
         logging.basicConfig(format="%(name)s: %(message)s")
         logging.getLogger("i2i").setLevel(logging.DEBUG)
-    sys.exit(_run(words, verbose))
+    code = _run(words, verbose)
+    if code and os.environ.get("WORLD_SIZE", "1") != "1":
+        _leave(code)
+    sys.exit(code)
+
+
+def _leave(code: int) -> None:
+    """End the process at once. For one of several that train together: torch's teardown, where another is gone, may abort it."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def _run(words: list[str], verbose: bool) -> int:

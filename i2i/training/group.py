@@ -92,12 +92,15 @@ def joined(device: str) -> Iterator[Group]:
         dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=_PATIENCE)
     except ValueError as error:
         raise UsageError(f"WORLD_SIZE is {group.size}, but {error}; start several processes with torchrun") from error
+    lost = False
     try:
         yield group
         group.wait()  # they leave together: where one is gone while another still talks to it, that one may be aborted
     except RuntimeError as error:
-        if not _is_lost(error):
+        lost = _is_lost(error)
+        if not lost:
             raise
         raise TrainingError("another process of this training is gone; start all of them again, with --resume") from error
     finally:
-        dist.destroy_process_group()
+        if not lost:  # taking down what has lost a member may abort this process: `i2i.cli` leaves without that
+            dist.destroy_process_group()

@@ -98,11 +98,13 @@ loop._take_step = lambda *given: taken.append(1) or (os.kill(os.getpid(), signal
 
 
 def test_a_process_that_is_killed_ends_the_others_in_one_line(folder):
-    """They would wait for ever."""
+    """They would wait for ever. (An abort was seen once in hundreds of runs, before `i2i.cli` left without torch's teardown. One
+    by gloo's own threads, which name it, would be an end as well.)"""
     make_data(folder)
     (code, said, out), (other, *_) = by_hand(*WORDS, "--steps", "6", "-o", "m.safetensors", "-q", before=("", KILLED))
-    assert (code, other, out) == (1, -signal.SIGKILL, "")
-    assert said == ["error: another process of this training is gone; start all of them again, with --resume"]
+    assert (other, out) == (-signal.SIGKILL, "")
+    line = "error: another process of this training is gone; start all of them again, with --resume"
+    assert (code, said) == (1, [line]) or (code == -signal.SIGABRT and "gloo" in "".join(said)), (code, said)
     assert (folder / "m-training/checkpoint.pt").exists() and not (folder / "m.safetensors").exists()
 
 
