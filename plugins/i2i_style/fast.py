@@ -8,9 +8,11 @@ that no edge shows."""
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -20,32 +22,29 @@ from torch import Tensor
 
 from i2i.contracts import Array, DensePredictor, Footprint, ImageSpec, Model, Output, Runtime, Source
 from i2i.errors import ModelError, UsageError
-from i2i.geometry import Tile, round_up
+from i2i.frozen import sample_regions
+from i2i.geometry import Region, round_up
 from i2i.models import find_model
+from i2i.stitch import window_pixels
 from i2i_style.colours import Colours, as_kept, change_of, luminance, with_luminance
 from i2i_style.decoder import LAYER, Decoder, DecoderConfig
-from i2i_style.encoder import Encoder
+from i2i_style.encoder import COMPACT, Encoder, Layer
 from i2i_style.encoders import TASK, cards, find_encoder
-from i2i_style.objective import core_of, tiles_of
 from i2i_style.options import StylizeOptions
 from i2i_style.pixels import to_array, to_tensor
 from i2i_style.results import as_output, outputs, working_size
-from i2i_style.styles import Style, open_rgb, parse_styles, to_rgb
-from i2i_style.swap import REACH, Moments, Patches, corrected, swapped
+from i2i_style.styles import Rgb, Style, open_rgb, parse_styles, to_rgb
+from i2i_style.swap import AXES, PATCHES, REACH, SIDE, Moments, Patches, corrected, laid, nearest
 
 NAME = "style-swap"
 STYLE_SIZE = 512
 """Longer side of a style picture, at most, where --style-scale is one."""
 _LARGEST_STYLE = 1024
 """Where it is more: what all its answers take is held."""
-_HELD = 2**26
-"""Bytes that a style's patches take at most, and besides them the comparison of patches, and what is held for the moments."""
-_WINDOW = 704
-_MOST_WINDOWS = 64
-"""That the content's moments are of: all, or so many of a larger picture, drawn by the seed: about 25 megapixels."""
-_MADE_WINDOW = 320
-_MADE_WINDOWS = 16
-"""The same for what they are swapped for, which is held, and the colours of what is made of it."""
+_SIDE = 128
+"""Of the windows that a picture above a megapixel is measured in: as many as make a megapixel."""
+_CORE = 256
+"""Side of what is measured at once."""
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -77,14 +76,16 @@ class FastPredictor(DensePredictor):
         halo = seen.reach + REACH * seen.stride + Decoder.REACH
         self.footprint = Footprint(halo=halo, multiple_of=seen.stride, border="mirror", channels_in=3, channels_out=3)
         self.window_bytes = 4 * 3 * 4 + 4 * 32 * (4 if dtype == torch.float32 else 2)
-        self.held_bytes = _HELD * (2 + len(self.given))
+        self.held_bytes = _held_bytes(seen, options.style_scale, len(self.given))
+        self.margin = round_up(halo, seen.stride)
         self.outputs = outputs(ImageSpec(1, 1, 3))
         self.styles: list[Look] = []
-        self.own: list[Moments] = []  # of the content's answers, along the axes of each style
+        self.content: Moments | None = None  # of the content's answers
         self.found: Moments | None = None  # of what they are swapped for
         self.colours: Colours | None = None  # of the content
         self.made: Colours | None = None  # of what the decoder gives
-        self._kept: list[Look] = []  # of the styles: shared by the copies for all images
+        self._kept: list[Look] = []  # of the styles: shared by the copies for all images, which threads may make
+        self._lock = threading.Lock()
 
     def fitted(self, spec: ImageSpec) -> Self:
         result = copy.copy(self)
@@ -95,37 +96,43 @@ class FastPredictor(DensePredictor):
     # ------------------------------------------------------------------------------------------- what is frozen for an image
 
     def prepare(self, source: Source, seed: int) -> Self:
-        """Measure the content, in windows; what is made of some of them; and the styles, once for all images where they do not
-        take the content's colours."""
+        """Measure the content, what it is swapped for, and what is made of that; and the styles, once for all images where they
+        do not take the content's colours. What the network sees of the picture is what it sees in the run, mirrored beyond it."""
         result = copy.copy(self)
         result.colours = Colours.of_source(source, seed)
         result.styles = result._styles()
-        size = (source.spec.height, source.spec.width)
+        cores = _cores(source.spec, seed)
 
-        def some(window: int, most: int) -> list[Tile]:
-            return _some(tiles_of(size, self.encoder.config, (window, window)), most, seed)
-
-        def answers(tile: Tile) -> Tensor:
-            return result._answers(to_tensor(to_rgb(source.read(tile.window))).to(self.device))
-
-        content = moments(self.encoder, answers, size, some(_WINDOW, _MOST_WINDOWS))
-        result.own = [content.along(style.patches.axes) for style in result.styles]
-        seen = {tile: answers(tile) for tile in some(_MADE_WINDOW, _MADE_WINDOWS)}
-        values = {tile: result._swapped(each) for tile, each in seen.items()}
-        result.found = moments(self.encoder, values.__getitem__, size, seen)
-        result.made = Colours.together(result._decoded(seen[tile], values[tile], tile) for tile in seen)
+        parts = [partial(result._answers_to, source, core) for core in cores]
+        result.content = Moments.together(result._core_of(answers()) for answers in parts)
+        near = [result._nearest(answers()) for answers in parts]  # which takes longest, and little memory
+        result.found = Moments.together(result._core_of(result._laid(each)) for each in near)
+        result.made = Colours.together(
+            result._decoded(answers(), each, core.intersect(source.spec.region))
+            for answers, each, core in zip(parts, near, cores, strict=True)
+        )
         return result
 
-    def _decoded(self, answers: Tensor, values: Tensor, tile: Tile) -> npt.NDArray[np.float32]:
+    def _answers_to(self, source: Source, core: Region, change: Callable[[Rgb], Rgb] | None = None) -> Tensor:
+        """(1, C, h, w): of a core and its margin, as a run sees them, mirrored beyond the picture."""
+        pixels = window_pixels(source, self, core.grow(self.margin))
+        return self._answers(to_tensor(change(pixels) if change else pixels).to(self.device))
+
+    def _core_of(self, answers: Tensor) -> Tensor:
+        """Of the answers (1, C, h, w) to a window with a margin, those without."""
+        rim = self.margin // self.footprint.multiple_of
+        return answers[0, :, rim:-rim, rim:-rim]
+
+    def _decoded(self, answers: Tensor, near: list[Tensor], core: Region) -> npt.NDArray[np.float32]:
         """The picture of a core, (h, w, 3), its colours as the decoder gives them."""
-        inner = tile.core.relative_to(tile.window)
-        return to_array(self.decoder(self._styled(answers, values)))[inner.slices]
+        made = to_array(self.decoder(self._styled(answers, self._laid(near))))
+        return made[self.margin : self.margin + core.height, self.margin : self.margin + core.width]
 
     def statistics(self) -> dict[str, Any]:
-        if self.found is None or self.colours is None or self.made is None:
+        if self.content is None or self.found is None or self.colours is None or self.made is None:
             return {}
         return {
-            "content": [each.as_mapping() for each in self.own],
+            "content": self.content.as_mapping(),
             "swapped": {"mean": self.found.mean.tolist(), "variance": self.found.covariance.diagonal().tolist()},
             "colours": self.colours.as_mapping(),
             "made": self.made.as_mapping(),
@@ -135,7 +142,7 @@ class FastPredictor(DensePredictor):
         result = copy.copy(self)
         result.colours, result.made = (Colours.from_mapping(statistics[name]) for name in ("colours", "made"))
         result.styles = result._styles()
-        result.own = [Moments.from_mapping(each) for each in statistics["content"]]
+        result.content = Moments.from_mapping(statistics["content"])
         mean, variance = (torch.tensor(statistics["swapped"][name], dtype=torch.float64) for name in ("mean", "variance"))
         result.found = Moments(mean, variance.diag())
         return result
@@ -143,24 +150,23 @@ class FastPredictor(DensePredictor):
     def _styles(self) -> list[Look]:
         if self.options.keep_colors != "none":  # they depend on the content
             return [self._measured(style) for style in self.given]
-        if not self._kept:
-            self._kept += [self._measured(style) for style in self.given]
-        return self._kept
+        with self._lock:
+            if not self._kept:
+                self._kept.extend([self._measured(style) for style in self.given])
+            return list(self._kept)
 
     def _measured(self, style: Style) -> Look:
         """The patches and colours of a style. Its answers are computed in windows, and held."""
         assert self.colours is not None
         with closing(open_rgb(style.path, min(_LARGEST_STYLE, max(1, round(STYLE_SIZE * self.options.style_scale))))) as source:
-            size, own = (source.spec.height, source.spec.width), Colours.of_source(source, 0)
+            own = Colours.of_source(source, 0)
             change = as_kept(self.options.keep_colors, own, self.colours)
-            stride = self.encoder.config.layer(LAYER).stride
-            rows: dict[int, list[Tensor]] = {}
-            for tile in tiles_of(size, self.encoder.config, (_WINDOW, _WINDOW)):
-                answers = self._answers(to_tensor(change(source.read(tile.window))).to(self.device))
-                rows.setdefault(tile.core.y, []).append(answers[0][(slice(None), *core_of(answers, tile, size, stride))])
-            whole = torch.cat([torch.cat(parts, 2) for parts in rows.values()], 1)
+            rows = [
+                torch.cat([self._core_of(self._answers_to(source, core, change)) for core in row], 2)
+                for row in _grid(source.spec.region)
+            ]
             colours = {"none": own, "histogram": self.colours, "luminance": self.colours.gray()}[self.options.keep_colors]
-            return Look(style.weight, Patches.of(whole), colours)
+            return Look(style.weight, Patches.of(torch.cat(rows, 1)), colours)
 
     # --------------------------------------------------------------------------------------------------------- the network
 
@@ -171,12 +177,15 @@ class FastPredictor(DensePredictor):
         seen = luminance(batch).repeat(1, 3, 1, 1) if self.options.keep_colors == "luminance" else batch
         return self.encoder(seen.contiguous(memory_format=torch.channels_last), [LAYER])[LAYER]
 
-    def _swapped(self, answers: Tensor) -> Tensor:
-        """By the patches of all styles, mixed by their weights (Huang and Belongie 2017, section 6: what is decoded is mixed)."""
-        total = torch.zeros_like(answers, dtype=torch.float32)
-        for style, own in zip(self.styles, self.own, strict=True):
-            total.add_(swapped(answers, own, style.patches), alpha=style.weight)
-        return total
+    def _nearest(self, answers: Tensor) -> list[Tensor]:
+        """For each style, which of its patches take the place of the content's."""
+        assert self.content is not None
+        return [nearest(answers, self.content.along(style.patches.axes), style.patches) for style in self.styles]
+
+    def _laid(self, near: list[Tensor]) -> Tensor:
+        """The patches of all styles, mixed by their weights (Huang and Belongie 2017, section 6: what is decoded is mixed)."""
+        parts = [style.weight * laid(each, style.patches) for style, each in zip(self.styles, near, strict=True)]
+        return torch.stack(parts).sum(0)
 
     def _styled(self, answers: Tensor, values: Tensor) -> Tensor:
         """What the decoder sees, of the answers and of what they were swapped for."""
@@ -195,42 +204,40 @@ class FastPredictor(DensePredictor):
 
     def __call__(self, batch: Tensor) -> Tensor:
         answers = self._answers(batch)
-        margin = round_up(self.footprint.halo, self.footprint.multiple_of)
-        inner = (..., slice(margin, batch.shape[2] - margin), slice(margin, batch.shape[3] - margin))
+        inner = (..., slice(self.margin, -self.margin), slice(self.margin, -self.margin))
+        picture = self.decoder(self._styled(answers, self._laid(self._nearest(answers))))[inner]
         matrix, shift = self._change()
-        picture = self.decoder(self._styled(answers, self._swapped(answers)))[inner]
-        picture = (matrix @ picture.flatten(2)).reshape(picture.shape) + shift
+        with torch.autocast(picture.device.type, enabled=False):  # in which it would be rounded to steps of a grey level
+            picture = (matrix @ picture.flatten(2)).reshape(picture.shape) + shift
         if self.options.keep_colors == "luminance":
-            picture = with_luminance(batch[inner], luminance(picture))
+            picture = with_luminance(batch[inner].float(), luminance(picture))
         return picture
 
     def convert(self, raw: npt.NDArray[np.float32], output: Output) -> Array:
         return as_output(raw, output)
 
 
-def _some(tiles: Sequence[Tile], most: int, seed: int) -> list[Tile]:
-    if len(tiles) <= most:
-        return list(tiles)
-    chosen = np.random.default_rng(seed).choice(len(tiles), most, replace=False)
-    return [tiles[number] for number in np.sort(chosen)]
+def _held_bytes(seen: Layer, style_scale: float, styles: int) -> int:
+    """What the patches of all styles take, and the answers to the one that is measured, in float64 too."""
+    positions = (min(_LARGEST_STYLE, STYLE_SIZE * style_scale) / seen.stride) ** 2
+    return round(4 * SIDE**2 * PATCHES * (AXES + seen.channels) * (styles + 1) + 12 * positions * seen.channels)
 
 
-@torch.no_grad()
-def moments(encoder: Encoder, answers: Callable[[Tile], Tensor], size: tuple[int, int], tiles: Iterable[Tile]) -> Moments:
-    """Of what ``answers`` gives for the tiles' windows, (1, C, h, w), over their cores."""
-    count, parts = 0, []
-    for tile in tiles:
-        values = answers(tile)
-        core = values[0][(slice(None), *core_of(values, tile, size, encoder.config.layer(LAYER).stride))]
-        positions = core[0].numel()
-        if positions:
-            parts.append((positions, Moments.of(core)))
-            count += positions
-    mean = torch.stack([positions / count * part.mean for positions, part in parts]).sum(0)
-    square = torch.stack(
-        [positions / count * (part.covariance + torch.outer(part.mean, part.mean)) for positions, part in parts]
-    ).sum(0)
-    return Moments(mean, square - torch.outer(mean, mean))
+def _cores(spec: ImageSpec, seed: int) -> list[Region]:
+    """What is measured of a picture: all of it up to a megapixel, else as much in windows drawn by the seed."""
+    return [core for region in sample_regions(spec, seed, _SIDE) for row in _grid(region) for core in row]
+
+
+def _grid(region: Region) -> list[list[Region]]:
+    """Squares of ``_CORE``, row by row; the last ones go on beyond the region up to a whole position."""
+    stride = COMPACT.layer(LAYER).stride
+    return [
+        [
+            Region(y, x, round_up(min(_CORE, region.bottom - y), stride), round_up(min(_CORE, region.right - x), stride))
+            for x in range(region.x, region.right, _CORE)
+        ]
+        for y in range(region.y, region.bottom, _CORE)
+    ]
 
 
 def load(options: StylizeOptions, model: Model | None, runtime: Runtime) -> FastPredictor:

@@ -9,7 +9,7 @@ style's principal axes alone. What averaging has evened out is given back by the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +46,17 @@ class Moments:
         flat = values.flatten(1).cpu().double()  # which not every device has
         mean = flat.mean(1)
         return Moments(mean, flat @ flat.T / flat.shape[1] - torch.outer(mean, mean))
+
+    @staticmethod
+    def together(parts: Iterable[Tensor]) -> Moments:
+        """Of all positions of (C, ...) answers. Of no part: ``ValueError``."""
+        found = [(values[0].numel(), Moments.of(values)) for values in parts]
+        if not found:
+            raise ValueError("no answers to measure")
+        total = sum(count for count, _ in found)
+        mean = torch.stack([count / total * part.mean for count, part in found]).sum(0)
+        apart = [part.covariance + torch.outer(part.mean - mean, part.mean - mean) for _, part in found]
+        return Moments(mean, sum((count / total * each for (count, _), each in zip(found, apart, strict=True)), 0 * apart[0]))
 
     def along(self, axes: Tensor) -> Moments:
         """Of the coordinates along ``axes`` (A, C)."""
@@ -111,10 +122,20 @@ class Patches:
 def swapped(answers: Tensor, own: Moments, style: Patches) -> Tensor:
     """(N, C, h, w) answers of which the whole picture has the moments ``own`` along ``style.axes`` -> (N, C, h, w) float32 of the
     style's patches. Beyond the borders there is nothing: to ``REACH`` positions of them it is not what the whole would give."""
+    return laid(nearest(answers, own, style), style)
+
+
+def nearest(answers: Tensor, own: Moments, style: Patches) -> Tensor:
+    """(N, h, w) int64: which of the style's patches those of :func:`swapped` are most like, by their middles."""
     matrix = _whitened(own, style.axes)
     shift = -own.whitening() @ own.mean
     seen = functional.conv2d(answers, _like(matrix, answers)[..., None, None], _like(shift, answers))
-    return torch.stack([_overlaid(_nearest(each, style.keys), style.values) for each in seen]).permute(0, 3, 1, 2)
+    return torch.stack([_nearest(each, style.keys) for each in seen])
+
+
+def laid(numbers: Tensor, style: Patches) -> Tensor:
+    """(N, h, w) numbers of patches -> (N, C, h, w) float32: what :func:`swapped` gives."""
+    return torch.stack([_overlaid(each, style.values) for each in numbers]).permute(0, 3, 1, 2)
 
 
 def _whitened(own: Moments, axes: Tensor) -> Tensor:
@@ -129,15 +150,15 @@ def _nearest(seen: Tensor, keys: Tensor) -> Tensor:
     return found.reshape(seen.shape[1:])
 
 
-def _overlaid(nearest: Tensor, values: Tensor) -> Tensor:
+def _overlaid(numbers: Tensor, values: Tensor) -> Tensor:
     """(h, w) numbers of patches -> (h, w, C) float32: at each position the mean of what the patches that overlap there say."""
-    height, width = nearest.shape
+    height, width = numbers.shape
     total = torch.zeros((height, width, values.shape[2]), device=values.device)
     for number, place in enumerate(values):
         dy, dx = (offset - SIDE // 2 for offset in divmod(number, SIDE))
-        rows = (torch.arange(height, device=nearest.device) - dy).clamp(0, height - 1)
-        columns = (torch.arange(width, device=nearest.device) - dx).clamp(0, width - 1)
-        total += place[nearest[rows[:, None], columns]]
+        rows = (torch.arange(height, device=numbers.device) - dy).clamp(0, height - 1)
+        columns = (torch.arange(width, device=numbers.device) - dx).clamp(0, width - 1)
+        total += place[numbers[rows[:, None], columns]]
     return total.div_(SIDE * SIDE)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,20 +11,20 @@ import tifffile
 import torch
 from PIL import Image
 
+from i2i import frozen
 from i2i.contracts import Model, Runtime
 from i2i.errors import ModelError, UsageError
 from i2i.formats import ArraySource
-from i2i.geometry import round_up
+from i2i.geometry import mirror, round_up
 from i2i.models import open_model, save_model
 from i2i.testing import assert_predictor_contract
 from i2i_style import fast
 from i2i_style.colours import Colours, change_of, luminance
 from i2i_style.decoder import LAYER, Decoder, DecoderConfig
-from i2i_style.encoder import Encoder, EncoderConfig
+from i2i_style.encoder import COMPACT, Encoder, EncoderConfig
 from i2i_style.encoders import SAMPLES
-from i2i_style.fast import FastPredictor, moments, read_decoder
+from i2i_style.fast import FastPredictor, read_decoder
 from i2i_style.losses import gram, style_loss
-from i2i_style.objective import tiles_of
 from i2i_style.options import StylizeOptions
 from i2i_style.styles import read_rgb
 from i2i_style.swap import Moments, Patches
@@ -94,19 +95,38 @@ def test_a_core_is_the_same_whatever_lies_beyond_the_halo(styles):
     assert torch.allclose(first, second, atol=1e-5)
 
 
-def test_the_moments_of_windows_are_those_of_the_whole():
-    encoder = Encoder(ENCODER).eval().requires_grad_(False)
-    image = torch.from_numpy(picture(203, 311, 3).transpose(2, 0, 1) / np.float32(255))[None]
-    size = (203, 311)
+def mirrored(pixels, margin):
+    """What a window of the whole picture sees, (1, 3, h, w), up to a multiple of 4."""
+    height, width = pixels.shape[:2]
+    rows, columns = ([mirror(number, side) for number in range(-margin, round_up(side, 4) + margin)] for side in (height, width))
+    scaled = pixels.astype(np.float32) / (255 if pixels.dtype == np.uint8 else 1)
+    return torch.from_numpy(scaled[rows][:, columns].transpose(2, 0, 1))[None].contiguous()
 
-    def answers(tile):
-        return encoder(image[(..., *tile.window.slices)], [LAYER])[LAYER]
 
-    whole, tiled = (moments(encoder, answers, size, tiles_of(size, ENCODER, window)) for window in ((999, 999), (112, 136)))
-    direct = Moments.of(encoder(image, [LAYER])[LAYER][0])
-    for found in (whole, tiled):
-        assert torch.allclose(found.mean, direct.mean, rtol=1e-4)
-        assert torch.allclose(found.covariance, direct.covariance, rtol=1e-3, atol=1e-4 * float(direct.covariance.max()))
+def whole(found, pixels):
+    """The result of one window, (H, W, 3)."""
+    return found(mirrored(pixels, found.margin))[0].permute(1, 2, 0).numpy()[: pixels.shape[0], : pixels.shape[1]]
+
+
+def test_what_is_measured_in_windows_is_the_wholes_as_a_run_sees_it(styles, monkeypatch):
+    """The content's answers, what they are swapped for, and the colours of what is made."""
+    pixels = picture(90, 131, 3)
+    monkeypatch.setattr(fast, "_CORE", 44)
+    found = prepared(styles, pixels)
+    monkeypatch.setattr(fast, "_CORE", 4096)
+    once = prepared(styles, pixels)
+    answers = found._answers(mirrored(pixels, found.margin))
+    rim = found.margin // 4
+    inner = (0, slice(None), slice(rim, -rim), slice(rim, -rim))
+    content, swapped = (Moments.of(values[inner]) for values in (answers, found._laid(found._nearest(answers))))
+    for measured in (found, once):
+        assert torch.allclose(measured.content.mean, content.mean, rtol=1e-4)
+        assert torch.allclose(
+            measured.content.covariance, content.covariance, rtol=1e-3, atol=1e-4 * float(content.covariance.max())
+        )
+        assert torch.allclose(measured.found.mean, swapped.mean, rtol=1e-3)
+        assert torch.allclose(measured.found.deviation, swapped.deviation, rtol=1e-3)
+        assert np.allclose(measured.made.mean, once.made.mean, atol=1e-4)
 
 
 def test_without_strength_the_content_goes_through_the_decoder_as_it_is(styles):
@@ -120,19 +140,48 @@ def test_without_strength_the_content_goes_through_the_decoder_as_it_is(styles):
     assert not np.allclose(prepared(styles[:1], picture(80, 96, 2))(batch)[0].permute(1, 2, 0).numpy(), wanted, atol=1e-2)
 
 
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (64, 48), (9, 150), (160, 177)])
 @pytest.mark.parametrize(("colors", "strength"), [("none", 1.0), ("none", 0.5), ("histogram", 1.0)])
-def test_the_result_has_the_colours_that_are_wanted(styles, colors, strength):
-    pixels = picture(160, 176, 2)
-    found = prepared(styles, pixels, keep_colors=colors, strength=strength)
-    margin = round_up(found.footprint.halo, 4)
-    batch = np.pad(pixels / np.float32(255), ((margin, margin), (margin, margin), (0, 0)), "reflect").transpose(2, 0, 1)[None]
-    made = Colours.measured(found(torch.from_numpy(batch.copy()))[0].permute(1, 2, 0).numpy())
-    own = [Colours.measured(np.asarray(Image.open(style)) / np.float32(255)) for style in styles]
-    content = Colours.measured(pixels / np.float32(255))
+def test_the_result_has_the_colours_that_are_wanted(styles, colors, strength, height, width):
+    pixels = picture(height, width, 2)
+    made = Colours.together([whole(prepared(styles, pixels, keep_colors=colors, strength=strength), pixels)])
+    own = [Colours.together([np.asarray(Image.open(style)) / np.float32(255)]) for style in styles]
+    content = Colours.together([pixels / np.float32(255)])
     parts, weights = ([content], [1]) if colors == "histogram" else ([content, *own], [1 - strength, strength / 2, strength / 2])
     wanted = Colours.mixed(parts, weights)
-    assert np.allclose(made.mean, wanted.mean, atol=0.02)  # measured without the mirror beyond the borders
-    assert np.allclose(np.sqrt(np.diag(made.covariance)), np.sqrt(np.diag(wanted.covariance)), atol=0.02)
+    assert np.allclose(made.mean, wanted.mean, atol=0.002)
+    assert np.allclose(np.sqrt(np.diag(made.covariance)), np.sqrt(np.diag(wanted.covariance)), atol=0.01)
+
+
+def test_an_even_picture_has_the_styles_mean_colour(styles):
+    pixels = np.full((61, 70, 3), (200, 40, 90), np.uint8)
+    made = whole(prepared(styles[:1], pixels), pixels)
+    assert np.allclose(
+        made.mean((0, 1)), Colours.together([np.asarray(Image.open(styles[0])) / np.float32(255)]).mean, atol=0.005
+    )
+
+
+def test_in_bf16_colours_are_not_rounded_to_its_steps(styles):
+    """A step of bf16 is a grey level around 0.6, two around 0.9: smooth skies would be flights of stairs."""
+    torch.manual_seed(0)
+    encoder, decoder = Encoder(ENCODER), Decoder(DECODER)
+    decoder.leave.weight.data *= 60
+    pixels = picture(96, 120, 2)
+    options, runtime = StylizeOptions(style=styles, fast=True), Runtime(precision="bf16")
+    source = ArraySource(pixels)
+    found = FastPredictor(encoder, decoder, options, runtime).fitted(source.spec).prepare(source, 0)
+    with torch.autocast("cpu", torch.bfloat16):
+        made = found(mirrored(pixels, found.margin))
+    assert made.dtype == torch.float32 and len(made[:, 0].unique()) > 3000
+
+
+def test_threads_that_prepare_at_once_share_one_measurement_of_the_styles(styles):
+    shared = predictor(styles)
+    sources = [ArraySource(picture(64, 72, seed)) for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda source: shared.fitted(source.spec).prepare(source, 0), sources))
+    assert all([look.weight for look in one.styles] == [0.5, 0.5] for one in found)
+    assert len({id(look) for one in found for look in one.styles}) == 2
 
 
 def test_a_picture_in_its_own_style_is_decoded_as_it_is(tmp_path):
@@ -142,17 +191,18 @@ def test_a_picture_in_its_own_style_is_decoded_as_it_is(tmp_path):
     batch = torch.from_numpy(pixels.transpose(2, 0, 1) / np.float32(255))[None]
     answers = found._answers(batch)
     inner = (..., slice(8, -8), slice(8, -8))
-    assert torch.allclose(found._swapped(answers)[inner], answers[inner], atol=1e-4)
+    assert torch.allclose(found._laid(found._nearest(answers))[inner], answers[inner], atol=1e-4)
 
 
 def test_a_large_style_is_seen_in_windows_as_at_once(styles, tmp_path, monkeypatch):
     path = tmp_path / "large.tif"
     tifffile.imwrite(path, picture(1100, 1500, 30), tile=(256, 256), photometric="rgb")
-    monkeypatch.setattr(fast, "_WINDOW", 192)
+    monkeypatch.setattr(fast, "_CORE", 100)
     found = prepared([str(path)], picture(64, 64, 1)).styles[0].patches
     small = read_rgb(path, fast.STYLE_SIZE)
     assert small.shape == (375, 512, 3)
-    direct = Patches.of(predictor(styles)._answers(torch.from_numpy(small).permute(2, 0, 1)[None])[0])
+    one = predictor(styles)
+    direct = Patches.of(one._core_of(one._answers(mirrored(small, one.margin))))
     assert torch.allclose(found.moments.mean, direct.moments.mean, rtol=1e-4)
     assert torch.allclose(found.values, direct.values, atol=1e-4 * float(direct.values.max()))
 
@@ -170,8 +220,8 @@ def test_styles_are_mixed_by_their_weights(styles):
     alone = [prepared([style], pixels) for style in styles]
     mixed = prepared([styles[0] + ":3", styles[1]], pixels)
     answers = mixed._answers(batch)
-    first, second = (each._swapped(answers) for each in alone)
-    assert torch.allclose(mixed._swapped(answers), 0.75 * first + 0.25 * second, atol=1e-5)
+    first, second = (each._laid(each._nearest(answers)) for each in alone)
+    assert torch.allclose(mixed._laid(mixed._nearest(answers)), 0.75 * first + 0.25 * second, atol=1e-5)
 
 
 @pytest.mark.parametrize("colors", ["none", "luminance", "histogram"])
@@ -206,16 +256,22 @@ def test_the_style_is_measured_once_for_all_images(styles, monkeypatch):
 
 
 def test_large_pictures_are_measured_in_some_windows(styles, monkeypatch):
-    monkeypatch.setattr(fast, "_MOST_WINDOWS", 2)
-    monkeypatch.setattr(fast, "_WINDOW", 128)
+    """Of all parts of the picture: it is red above, blue below."""
     pixels = picture(400, 420, 6)
-    one, same = prepared(styles, pixels), prepared(styles, pixels)
-    assert one.statistics() == same.statistics()
-    monkeypatch.setattr(fast, "_MOST_WINDOWS", 999)
+    pixels[:200, :, 0], pixels[200:, :, 2] = 250, 250
     every = prepared(styles, pixels)
-    assert every.statistics() != one.statistics()  # it was a part, and a fair one
-    part, whole = (each.own[0].covariance for each in (one, every))
-    assert float((part - whole).norm() / whole.norm()) < 0.2
+    monkeypatch.setattr(frozen, "WHOLE", 2**16)
+    monkeypatch.setattr(fast, "sample_regions", lambda spec, seed, side: frozen.sample_regions(spec, seed, 48, 2**16))
+    one, same = prepared(styles, pixels), prepared(styles, pixels)
+    assert one.statistics() == same.statistics() != every.statistics()
+    assert float((one.content.covariance - every.content.covariance).norm() / every.content.covariance.norm()) < 0.2
+    assert np.allclose(one.made.mean, every.made.mean, atol=0.03)
+
+
+def test_a_plan_holds_what_the_styles_take():
+    count, channels = 2048, 128
+    one, six = (fast._held_bytes(COMPACT.layer(LAYER), 1.0, number) for number in (1, 6))
+    assert six - one == 5 * count * 9 * (channels + 32) * 4
 
 
 def test_wrong_strength_and_wrong_files(styles, tmp_path):
