@@ -289,6 +289,8 @@ def _attempt(session: Session, item: Item, work: Callable[[], Result]) -> Result
     except I2IError as error:
         failure: Exception = error
         text, code = str(error).replace(str(item.path), item.name), error.exit_code
+        if isinstance(error, InputError) and ": " not in text:  # of a plugin that was given pixels alone
+            text = f"{item.name}: {text}"
     except Exception as error:  # a plugin may raise anything, and one image must not stop the others
         failure = error
         text, code = f"{item.name}: {unforeseen(error, session.task.name)}", 1

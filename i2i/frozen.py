@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -23,6 +24,7 @@ from i2i.errors import ModelError
 from i2i.geometry import Region, round_up
 from i2i.stitch import window_pixels
 
+Pixels = npt.NDArray[np.float32]
 Statistics = dict[str, dict[str, list[float]]]
 """By the layer's name in the network: the ``mean`` and the ``variance`` of each channel. JSON values."""
 Network = TypeVar("Network", bound=nn.Module)
@@ -233,6 +235,12 @@ def sample_windows(
     of ``stride``, and to 32 pixels at least, as the predictor's footprint pads."""
     regions = (_enough(region, stride) for region in sample_regions(source.spec, seed, side, pixels))
     return torch.from_numpy(np.stack([window_pixels(source, predictor, region) for region in regions])).permute(0, 3, 1, 2)
+
+
+def seen(source: Source, predictor: Predictor, region: Region) -> Pixels:
+    """What the predictor's network is given of ``region`` in a run, (h, w, C) float32: normalised, and where it leaves the image
+    as the footprint says. For predictors that measure other things than normalisation."""
+    return window_pixels(source, predictor, region)
 
 
 def _enough(region: Region, stride: int) -> Region:

@@ -87,7 +87,8 @@ class Loader:
             return
         cards = self.registry.models(self.task.name)
         fitting = [card.name for card in cards if card.takes(spec.channels)]
-        choice = f"choose with --channels, such as --channels {_first(wanted)}"
+        some = _first(1 if spec.channels < wanted and predictor.gray_as_rgb else wanted)
+        choice = f"choose with --channels, such as --channels {some}"
         cure = f"--model {fitting[0]} fits, or {choice}" if fitting else choice
         what = "+".join(model.name for model in models) or self.task.name
         raise ModelError(f"{name}: has {_channels(spec.channels)}, {what} takes {wanted}; {cure}")

@@ -81,7 +81,7 @@ def _folder_hash(folder: Path) -> str:
         folders.sort()
         for name in sorted(names):
             stat = os.stat(os.path.join(place, name))
-            digest.update(f"{os.path.relpath(place, folder)}/{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+            digest.update(os.fsencode(f"{os.path.relpath(place, folder)}/{name} {stat.st_size} {stat.st_mtime_ns}\n"))
     return digest.hexdigest()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -63,7 +64,9 @@ def _checked(item: dataclasses.Field[Any], hint: Any, value: Any) -> Any:
     for one in value if isinstance(value, list) else [value]:
         if choices and one is not None and str(one) not in choices:
             raise UsageError(f"{flag_of(item)} {one}: choose one of {', '.join(choices)}")
-        if minimum is not None and one is not None and not one >= minimum:  # nor NaN
+        if isinstance(one, float) and not math.isfinite(one):
+            raise UsageError(f"{flag_of(item)} {one}: give a finite number")
+        if minimum is not None and one is not None and one < minimum:
             raise UsageError(f"{flag_of(item)} {one}: must be at least {minimum:g}")
     return value
 

@@ -16,6 +16,7 @@ from i2i.backends.choice import (
 from i2i.backends.devices import (
     autocast,
     configure_allocator,
+    dtype_of,
     has_bf16,
     is_out_of_memory,
     pick_device,
@@ -35,6 +36,7 @@ __all__ = [
     "compile_network",
     "configure_allocator",
     "confirm_backend",
+    "dtype_of",
     "has_bf16",
     "installed_backends",
     "is_out_of_memory",

@@ -104,8 +104,14 @@ def autocast(device: str, precision: str) -> contextlib.AbstractContextManager[A
 
     if precision == "fp32":
         return contextlib.nullcontext()
-    kind = torch.bfloat16 if precision == "bf16" else torch.float16
-    return torch.autocast(device.split(":", maxsplit=1)[0], dtype=kind)
+    return torch.autocast(device.split(":", maxsplit=1)[0], dtype=dtype_of(precision))
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    """torch's name for a precision: ``fp32``, ``bf16`` or ``fp16``."""
+    import torch
+
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
 def run_batch(network: Callable[[torch.Tensor], Any], windows: Sequence[Array], runtime: Runtime) -> Any:

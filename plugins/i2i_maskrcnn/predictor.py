@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from i2i.backends import dtype_of
 from i2i.contracts import Array, Footprint, ImageSpec, InstancePredictor, Instances, Model, Output, Runtime, Source
 from i2i.errors import ModelError, UsageError
 from i2i.geometry import round_up
@@ -147,9 +148,6 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
 
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
 def load(model: Model, runtime: Runtime, options: InstancesOptions) -> MaskRCNNPredictor:
     """The predictor of a model file. Raises ``ModelError`` when its header or its tensors are not those of a known network."""
     header = read_header(model)
@@ -163,7 +161,7 @@ def load(model: Model, runtime: Runtime, options: InstancesOptions) -> MaskRCNNP
         {name: value.to(shapes[name].dtype) for name, value in weights.items() if name in shapes}, strict=False
     )
     network = network.eval().requires_grad_(False)
-    network = network.to(runtime.device, _DTYPES[runtime.precision], memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = network.to(runtime.device, dtype_of(runtime.precision), memory_format=torch.channels_last)  # type: ignore[call-overload]
     return MaskRCNNPredictor(network, header, options)
 
 

@@ -46,8 +46,10 @@ def joined(parts: Sequence[Detections], score: float, most: int) -> Detections:
     sure; below ``score`` it goes. The best ``most`` stay."""
     if not any(len(part.boxes) for part in parts):
         return parts[0]
-    boxes, masks = torch.cat([part.boxes for part in parts]), torch.cat([part.masks for part in parts])
-    scores, labels = torch.cat([part.scores for part in parts]), torch.cat([part.labels for part in parts])
+    boxes, masks, scores = (
+        torch.cat([getattr(part, name) for part in parts]).float() for name in ("boxes", "masks", "scores")  # of a network in bf16
+    )
+    labels = torch.cat([part.labels for part in parts])
     view = torch.cat([torch.full_like(part.labels, number) for number, part in enumerate(parts)])
     leaders = batched_nms(boxes, scores, labels, _SAME)
     group = _groups(boxes, labels, leaders)

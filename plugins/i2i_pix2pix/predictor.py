@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from i2i.backends import dtype_of
 from i2i.contracts import Array, DensePredictor, Footprint, ImageSpec, Model, Output, Runtime, Source
 from i2i.errors import ModelError, PluginError, UsageError
 from i2i.frozen import WHOLE, Statistics, cover, frozen, measure, measure_exactly, sample_windows
@@ -23,7 +24,6 @@ from i2i_pix2pix.noise import Sampled
 from i2i_pix2pix.options import TranslateOptions
 from i2i_pix2pix.ranges import Ranges
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _FARTHEST = 128
 """A generator that sees farther than this, in pixels, is tiled exactly only where exactness is asked for: most of each window
 would be context."""
@@ -84,7 +84,7 @@ class TranslatePredictor(DensePredictor):
 
     @property
     def _dtype(self) -> torch.dtype:
-        return _DTYPES[self.runtime.precision]
+        return dtype_of(self.runtime.precision)
 
     def _outputs(self, dtype: str) -> tuple[Output, ...]:
         channels = self.network.config.channels_out

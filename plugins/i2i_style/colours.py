@@ -38,15 +38,9 @@ class Colours:
     covariance: tuple[tuple[float, ...], ...]
 
     @staticmethod
-    def measured(picture: Rgb) -> Colours:
-        """Of a picture (H, W, 3)."""
-        rows = max(1, _PIECE**2 // picture.shape[1])
-        return _colours(picture[y : y + rows] for y in range(0, picture.shape[0], rows))
-
-    @staticmethod
     def of_source(source: Source, seed: int) -> Colours:
-        """Of an image file of any dtype (see :func:`i2i_style.styles.to_rgb`), read piece by piece: of all pixels up to
-        64 megapixels, above that of 64 pieces drawn by the seed. Raises ``InputError``."""
+        """Of an image file of any dtype (see :func:`i2i_style.styles.to_rgb`), read in squares of 1024 pixels:
+        all of them, or 64 drawn by the seed where there are more. Raises ``InputError``."""
         return _colours(to_rgb(source.read(region)) for region in _pieces(source.spec, seed))
 
     @staticmethod

@@ -20,12 +20,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from i2i.backends import dtype_of
 from i2i.contracts import Array, DensePredictor, Footprint, ImageSpec, Model, Output, Runtime, Source
 from i2i.errors import ModelError, UsageError
-from i2i.frozen import sample_regions
+from i2i.frozen import sample_regions, seen
 from i2i.geometry import Region, round_up
 from i2i.models import find_model
-from i2i.stitch import window_pixels
 from i2i_style.colours import Colours, as_kept, change_of, luminance, with_luminance
 from i2i_style.decoder import LAYER, Decoder, DecoderConfig
 from i2i_style.encoder import COMPACT, Encoder, Layer
@@ -45,7 +45,6 @@ _SIDE = 128
 """Of the windows that a picture above a megapixel is measured in: as many as make a megapixel."""
 _CORE = 256
 """Side of what is measured at once."""
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -67,17 +66,17 @@ class FastPredictor(DensePredictor):
             raise UsageError(f"--strength {options.strength:g}: expected 0 to 1")
         self.options, self.device = options, runtime.device
         self.given = parse_styles(options.style)
-        dtype = _DTYPES[runtime.precision]
+        dtype = dtype_of(runtime.precision)
         self.encoder, self.decoder = (
             network.eval().requires_grad_(False).to(runtime.device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
             for network in (encoder, decoder)
         )
-        seen = encoder.config.layer(LAYER)
-        halo = seen.reach + REACH * seen.stride + Decoder.REACH
-        self.footprint = Footprint(halo=halo, multiple_of=seen.stride, border="mirror", channels_in=3, channels_out=3)
+        layer = encoder.config.layer(LAYER)
+        halo = layer.reach + REACH * layer.stride + Decoder.REACH
+        self.footprint = Footprint(halo=halo, multiple_of=layer.stride, border="mirror", channels_in=3, channels_out=3)
         self.window_bytes = 4 * 3 * 4 + 4 * 32 * (4 if dtype == torch.float32 else 2)
-        self.held_bytes = _held_bytes(seen, options.style_scale, len(self.given))
-        self.margin = round_up(halo, seen.stride)
+        self.held_bytes = _held_bytes(layer, options.style_scale, len(self.given))
+        self.margin = round_up(halo, layer.stride)
         self.outputs = outputs(ImageSpec(1, 1, 3))
         self.styles: list[Look] = []
         self.content: Moments | None = None  # of the content's answers
@@ -115,7 +114,7 @@ class FastPredictor(DensePredictor):
 
     def _answers_to(self, source: Source, core: Region, change: Callable[[Rgb], Rgb] | None = None) -> Tensor:
         """(1, C, h, w): of a core and its margin, as a run sees them, mirrored beyond the picture."""
-        pixels = window_pixels(source, self, core.grow(self.margin))
+        pixels = seen(source, self, core.grow(self.margin))
         return self._answers(to_tensor(change(pixels) if change else pixels).to(self.device))
 
     def _core_of(self, answers: Tensor) -> Tensor:
@@ -217,10 +216,10 @@ class FastPredictor(DensePredictor):
         return as_output(raw, output)
 
 
-def _held_bytes(seen: Layer, style_scale: float, styles: int) -> int:
+def _held_bytes(layer: Layer, style_scale: float, styles: int) -> int:
     """What the patches of all styles take, and the answers to the one that is measured, in float64 too."""
-    positions = (min(_LARGEST_STYLE, STYLE_SIZE * style_scale) / seen.stride) ** 2
-    return round(4 * SIDE**2 * PATCHES * (AXES + seen.channels) * (styles + 1) + 12 * positions * seen.channels)
+    positions = (min(_LARGEST_STYLE, STYLE_SIZE * style_scale) / layer.stride) ** 2
+    return round(4 * SIDE**2 * PATCHES * (AXES + layer.channels) * (styles + 1) + 12 * positions * layer.channels)
 
 
 def _cores(spec: ImageSpec, seed: int) -> list[Region]:
@@ -246,6 +245,10 @@ def load(options: StylizeOptions, model: Model | None, runtime: Runtime) -> Fast
     found = find_encoder("vgg-compact", [LAYER])
     predictor = FastPredictor(found.encoder, read_decoder(known, found.model), options, runtime)
     predictor.parts = (found.model,) if model else (found.model, known)
+    if predictor.decoder.config.seen != found.encoder.config.layer(LAYER).channels:
+        raise ModelError(
+            f"{known.path}: a header that cannot be used: the encoder's answers have other channels; get the model again"
+        )
     return predictor
 
 

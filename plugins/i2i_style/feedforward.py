@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from i2i.backends import dtype_of
 from i2i.contracts import Array, DensePredictor, Footprint, ImageSpec, Model, Output, Runtime, Source
 from i2i.errors import ModelError, PluginError, UsageError
 from i2i.frozen import Statistics, frozen, measure, sample_windows
@@ -25,7 +26,6 @@ from i2i_style.transformer import STRIDE, Transformer, TransformerConfig, folded
 
 KIND = "transfer"
 _CURE = "get the model again, or make it with i2i train stylize"
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _LIVE = 5
 """Values that live at once for each pixel of a window, over the channels at full size (measured)."""
 
@@ -49,7 +49,7 @@ class TransferPredictor(DensePredictor):
 
     @property
     def _dtype(self) -> torch.dtype:
-        return _DTYPES[self.runtime.precision]
+        return dtype_of(self.runtime.precision)
 
     def _placed(self, network: Transformer) -> Transformer:
         return network.to(self.runtime.device, self._dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]

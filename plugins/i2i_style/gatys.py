@@ -10,9 +10,10 @@ import copy
 import math
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from i2i.backends import dtype_of
 from i2i.contracts import Array, Footprint, ImagePredictor, ImageSpec, ImageWork, Output, Runtime, Source
 from i2i.errors import UsageError
 from i2i.geometry import Grid, Region, round_up
@@ -86,6 +88,10 @@ def scales_of(size: tuple[int, int], options: StylizeOptions) -> list[Scale]:
     return found
 
 
+_MOST_TARGETS = 64
+"""Sizes and styles whose Gram matrices are kept for the next image: 2.4 MB each at most of the encoders there are."""
+
+
 class GatysPredictor(ImagePredictor):
     """``encoder`` on its device, in its precision; ``options`` as the command line has them."""
 
@@ -97,7 +103,7 @@ class GatysPredictor(ImagePredictor):
         self.styles = parse_styles(options.style) if options.beta or options.style else ()
         self.masks = parse_masks(options.mask, self.styles)
         self.weights = _weights(options, known)
-        self.encoder = encoder.to(runtime.device, _DTYPES[runtime.precision], memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.encoder = encoder.to(runtime.device, dtype_of(runtime.precision), memory_format=torch.channels_last)  # type: ignore[call-overload]
         last = encoder.config.layers[-1]
         self.footprint = Footprint(halo=last.reach, multiple_of=last.stride, channels_in=3, channels_out=3)
         self.window_bytes = window_bytes(encoder.config, 4 if runtime.precision == "fp32" else 2)
@@ -107,7 +113,7 @@ class GatysPredictor(ImagePredictor):
         self.optimizer, self.history = options.optimizer, HISTORY
         self.snapshots = options.save_every > 0
         self.keep_content = True
-        self._can_winograd = can_winograd(torch.device(runtime.device), _DTYPES[runtime.precision])
+        self._can_winograd = can_winograd(torch.device(runtime.device), dtype_of(runtime.precision))
         self.winograd = False
         self._targets: dict[tuple[Path, int], dict[str, Tensor]] = {}  # of styles, by size: shared by all images of a run
         self._lock = threading.Lock()
@@ -242,14 +248,16 @@ class GatysPredictor(ImagePredictor):
         else:
             x, step = torch.tensor(saved.pop("x")).to(self.device), int(saved.pop("step"))  # a copy, aligned as torch likes it
             optimizer.restore(saved, x)
-        self._minimise(x, step, scales[-1], all_steps, objective, optimizer, work)
+        every = max(1, all_steps // _FRAMES)
+        self._minimise(x, step, scales[-1], objective, optimizer, work, partial(self._show, picture, every, work))
         return x
 
     def _minimise(
-        self, x: Tensor, step: int, scale: Scale, all_steps: int, objective: Objective, optimizer: Optimizer, work: ImageWork
-    ) -> None:
+        self, x: Tensor, step: int, scale: Scale, objective: Objective, optimizer: Optimizer, work: ImageWork,
+        show: Callable[[Tensor, int], None],
+    ) -> None:  # fmt: skip
         """Take the steps that are left, with a checkpoint now and then and at the end."""
-        last, interval, every = time.monotonic(), _KEEP_SECONDS, max(1, all_steps // _FRAMES)
+        last, interval = time.monotonic(), _KEEP_SECONDS
 
         def keep(done: int) -> None:
             work.checkpoint.save({"x": x.cpu().numpy(), "step": np.array(done), **optimizer.state()})
@@ -260,7 +268,7 @@ class GatysPredictor(ImagePredictor):
                 raise UsageError(f"the loss is no longer finite after {scale.before + step} steps; lower --rate, or --beta")
             step += 1
             work.progress(step / scale.steps)
-            self._show(x, scale.before + step, every, work)
+            show(x, scale.before + step)
             if time.monotonic() - last > interval and step < scale.steps:
                 begun = time.monotonic()
                 keep(step)
@@ -268,12 +276,13 @@ class GatysPredictor(ImagePredictor):
                 interval = max(_KEEP_SECONDS, 20 * (last - begun))
         keep(step)
 
-    def _show(self, x: Tensor, step: int, every: int, work: ImageWork) -> None:
-        """Pictures on the way, for those who asked."""
+    def _show(self, picture: Array, every: int, work: ImageWork, x: Tensor, step: int) -> None:
+        """Pictures on the way, for those who asked, as the result is made."""
         asked = self.options.save_every and step % self.options.save_every == 0
         framed = work.frame is not None and step % every == 0
         if not (asked or framed):
             return
+        x = to_tensor(self._finished(x, picture))
         if asked:
             work.snapshot(step, shown(x))
         if framed and work.frame is not None:
@@ -334,6 +343,8 @@ class GatysPredictor(ImagePredictor):
                 return self._targets[style.path, longest]
             found = self._measure(style, max(1, round(longest * self.options.style_scale)))
             if self.colours is None:
+                if len(self._targets) >= _MOST_TARGETS:  # a folder of pictures of all sizes
+                    self._targets.clear()
                 self._targets[style.path, longest] = found
             return found
 
@@ -350,9 +361,6 @@ class GatysPredictor(ImagePredictor):
 
             tiles = tiles_of(size, self.encoder.config, (self._side, self._side))
             return grams_of(self.encoder, read, size, tiles, tuple(self.weights.style))
-
-
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def _weights(options: StylizeOptions, known: Sequence[str]) -> Weights:
@@ -387,6 +395,6 @@ def load(options: StylizeOptions, runtime: Runtime) -> GatysPredictor:
     known = known_layers(options.encoder)
     weights = _weights(options, known)
     found = find_encoder(options.encoder, weights.layers, options.pooling)
-    predictor = GatysPredictor(found.encoder, replace(options), runtime)
+    predictor = GatysPredictor(found.encoder, options, runtime)
     predictor.parts = (found.model,)
     return predictor

@@ -20,7 +20,12 @@ class StylizeOptions:
         metavar="IMAGE[:WEIGHT]",
         panel=STYLE,
     )
-    style_scale: float = option(1.0, help="size of the strokes: the style's side over the result's", panel=STYLE, minimum=0.05)
+    style_scale: float = option(
+        1.0,
+        help="size of the strokes: the style's side over the result's, over 512 pixels with --fast; it is never enlarged",
+        panel=STYLE,
+        minimum=0.05,
+    )
     mask: list[str] = option(  # noqa: RUF009
         [],
         help="where a style applies: an image, 0 is outside; not:IMAGE for its opposite; one for each --style, in their order",

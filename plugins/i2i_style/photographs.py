@@ -67,10 +67,7 @@ def _chosen(folder: Path, seed: int, tell: Callable[[str], None]) -> list[Path]:
 
 
 def _read(path: Path, longest: int) -> Tensor:
-    pixels = read_rgb(path, longest)
-    if not np.isfinite(pixels).all():
-        raise TrainingError(f"{path}: holds NaN or Inf; put numbers in their place")
-    return torch.from_numpy(np.rint(pixels * 255).astype(np.uint8)).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(np.rint(read_rgb(path, longest) * 255).astype(np.uint8)).permute(2, 0, 1).contiguous()
 
 
 def _fitted(picture: Tensor, side: int) -> Tensor:
@@ -89,7 +86,7 @@ def _resized(picture: Tensor, height: int, width: int) -> Tensor:
 
 
 def style_picture(path: Path, scale: float) -> Tensor:
-    """The picture of a style, its longer side ``scale`` times 512 pixels. Raises ``InputError``, ``TrainingError`` for NaN."""
+    """The picture of a style, its longer side ``scale`` times 512 pixels. Raises ``InputError``."""
     wanted = max(8, round(STYLE_SIDE * scale))
     picture = _read(path, wanted)
     longest = max(picture.shape[1:])

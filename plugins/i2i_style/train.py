@@ -129,7 +129,7 @@ def _header(options: TrainOptions, run: TrainingRun, config: TransformerConfig, 
         "task": "stylize",
         "kind": KIND,
         "transformer": config.as_mapping(),
-        "style": Path(options.style).stem,
+        "style": "".join(sign for sign in Path(options.style).stem if sign.isprintable())[:200],
         "training": {"options": made, "seed": run.seed, "precision": run.precision} | known,
     }
 

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from i2i.backends import dtype_of
 from i2i.contracts import Array, DensePredictor, Footprint, LabelRule, Model, Output, Runtime, Source
 from i2i.errors import ModelError
 from i2i.geometry import round_up
@@ -263,9 +264,6 @@ def _gray_as_rgb(value: Any, network: Config) -> bool:
     return value
 
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
 def load(model: Model, runtime: Runtime, options: SegmentOptions = _PLAIN) -> UNetPredictor:
     """The predictor of a model file. Raises ``ModelError`` when its header or its tensors are not those of a known network.
 
@@ -280,7 +278,7 @@ def load(model: Model, runtime: Runtime, options: SegmentOptions = _PLAIN) -> UN
     weights = {name: value.to(expected[name].dtype, copy=True) for name, value in tensors.items()}
     network.load_state_dict(weights, assign=True)
     network = folded(network.eval().requires_grad_(False))
-    network = network.to(runtime.device, _DTYPES[runtime.precision], memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = network.to(runtime.device, dtype_of(runtime.precision), memory_format=torch.channels_last)  # type: ignore[call-overload]
     predictor = UNetPredictor(network, header.normalization, header.class_names, header.rule, options, model.name)
     predictor.gray_as_rgb = header.gray_as_rgb
     return predictor

@@ -144,6 +144,8 @@ def test_views(find):
     _, turned = find("--score", "0.2", "--tta", "--max-per-tile", "2000")
     assert len(turned) == pytest.approx(len(several), rel=0.2)
     assert result.err.count("warning") == 0
+    _, halved = find("--score", "0.2", "--tta", "--max-per-tile", "2000", "--precision", "bf16")
+    assert len(halved) == pytest.approx(len(turned), rel=0.2)
 
 
 def test_zoom_and_view(i2i, folder):

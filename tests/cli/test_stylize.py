@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 import i2i_style
@@ -50,8 +51,9 @@ def test_one_pass_for_any_style_and_any_size(i2i, folder):
 
 
 def test_windows_of_the_fast_method_are_the_whole(i2i, folder):
-    for name, tile in (("whole.png", "auto"), ("tiled.png", "320")):
-        done = i2i("stylize", PHOTO, "--style", STYLE, "--fast", "-o", name, "--tile", tile, "--precision", "fp32")
+    Image.open(PHOTO).resize((260, 230)).save("small.png")
+    for name, tile in (("whole.png", "auto"), ("tiled.png", "192")):
+        done = i2i("stylize", "small.png", "--style", STYLE, "--fast", "-o", name, "--tile", tile, "--precision", "fp32")
         assert done.code == 0, done.err
     assert np.abs(pixels(folder / "whole.png") - pixels(folder / "tiled.png")).max() <= 1
 
@@ -63,6 +65,35 @@ def test_a_folder_goes_to_a_folder(i2i, folder):
     done = i2i("stylize", "frames", "--style", STYLE, "--steps", "2", "-o", "out")
     assert done.code == 0, done.err
     assert pixels(folder / "out/0.png").shape == (40, 48, 3) and pixels(folder / "out/1.png").shape == (48, 40, 3)
+
+
+def test_images_side_by_side_are_what_they_are_in_turn(i2i, folder):
+    (folder / "frames").mkdir()
+    for number in range(4):
+        Image.open(PHOTO).resize((64, 56)).rotate(90 * number, expand=True).save(folder / "frames" / f"{number}.png")
+    for jobs in ("1", "3"):
+        words = ("--style", STYLE, "--style", SAMPLES / "great_wave.jpg", "--fast", "--precision", "fp32")
+        done = i2i("stylize", "frames", *words, "--jobs", jobs, "-o", jobs)
+        assert done.code == 0, done.err
+    for path in (folder / "1").iterdir():
+        assert np.abs(pixels(path) - pixels(folder / "3" / path.name)).max() <= 1
+
+
+def test_floats_that_are_no_picture_are_told_with_their_file(i2i, folder):
+    """One of a folder, which the plugin is given as pixels alone."""
+    (folder / "mix").mkdir()
+    tifffile.imwrite(folder / "mix/bad.tif", np.linspace(0, 254, 3 * 40 * 40, dtype=np.float32).reshape(40, 40, 3), photometric="rgb")
+    Image.open(PHOTO).resize((40, 40)).save(folder / "mix/good.png")
+    done = i2i("stylize", "mix", "--style", STYLE, "--fast", "-o", "out")
+    assert done.code == 3 and (folder / "out/good.png").exists()
+    assert "bad.tif: has float samples up to 254, where 1 is white" in done.err
+
+
+def test_pictures_on_the_way_keep_the_colours_that_the_result_keeps(i2i, folder):
+    done = i2i("stylize", PHOTO, "--style", STYLE, *QUICK, "--keep-colors", "luminance", "--save-every", "3", "-o", "out.png")
+    assert done.code == 0, done.err
+    *_, last = sorted((folder / "out.png-steps").iterdir())
+    assert np.abs(pixels(last) - pixels(folder / "out.png")).max() <= 1
 
 
 def test_a_dry_run_shows_the_plan_and_writes_nothing(i2i, folder):
@@ -104,6 +135,8 @@ def test_a_run_killed_by_the_system_goes_on_to_the_same_bytes(i2i, process, fold
         (("--style", STYLE, "--model", "vgg19"), 1, "models for stylize: style-swap"),
         (("--style", STYLE, "--encoder", "nope"), 1, "models for stylize: vgg-compact, vgg19"),
         (("--style", STYLE, "--strength", "0.5"), 2, "--strength: belongs to --fast"),
+        (("--style", STYLE, "--style-scale", "inf"), 2, "--style-scale inf: give a finite number"),
+        (("--style", STYLE, "--rate", "nan"), 2, "--rate nan: give a finite number"),
         (("--style", STYLE, "--animate", "x.mp4"), 2, "x.mp4: end it with .gif"),
         (("--style", STYLE, "--mask", "none.png"), 1, "none.png: no such file"),
         (("--style", STYLE, "--mask", PHOTO, "--mask", PHOTO), 2, "--mask: 2 for 1"),

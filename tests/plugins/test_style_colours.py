@@ -43,7 +43,7 @@ def test_colours_of_a_file_do_not_depend_on_the_pieces(height, width, piece, dty
     scaled = pixels if dtype == "float32" else pixels / np.iinfo(dtype).max
     mean, covariance = direct(scaled)
     assert np.allclose(found.mean, mean, atol=1e-6) and np.allclose(found.covariance, covariance, atol=1e-6)
-    measured = Colours.measured(picture)
+    measured = Colours.together([picture])
     assert np.allclose(measured.mean, mean, atol=3e-3) and np.allclose(measured.covariance, covariance, atol=3e-3)
 
 
@@ -70,14 +70,14 @@ def test_of_a_huge_file_pieces_are_drawn_by_the_seed(monkeypatch):
 
 
 def test_colours_go_through_json():
-    found = Colours.measured(painting(3))
+    found = Colours.together([painting(3)])
     assert Colours.from_mapping(json.loads(json.dumps(found.as_mapping()))) == found
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_matched_picture_has_the_wanted_mean_and_covariance(seed):
     style, content = painting(seed, middle=0.4), painting(seed + 10, middle=0.55)
-    own, wanted = Colours.measured(style), Colours.measured(content)
+    own, wanted = Colours.together([style]), Colours.together([content])
     result = matched(style, own, wanted)
     assert result.dtype == np.float32
     assert np.mean((result == 0) | (result == 1)) < 1e-3, "else little is cut off, and the figures say nothing"
@@ -89,7 +89,7 @@ def test_a_matched_picture_has_the_wanted_mean_and_covariance(seed):
 def test_matching_is_the_symmetric_root_and_not_choleskys():
     """For covariances with the same axes each axis is scaled alone, and to its own colours a picture stays as it is."""
     style = painting(2)
-    own = Colours.measured(style)
+    own = Colours.together([style])
     assert np.allclose(matched(style, own, own), style, atol=1e-5)
     wider = Colours(own.mean, tuple(tuple(2.25 * value for value in row) for row in own.covariance))
     expected = np.array(own.mean) + 1.5 * (style - np.array(own.mean))
@@ -97,20 +97,20 @@ def test_matching_is_the_symmetric_root_and_not_choleskys():
 
 
 def test_a_gray_or_flat_style_gets_no_colours_of_its_noise():
-    content = Colours.measured(painting(5, spread=0.1))
+    content = Colours.together([painting(5, spread=0.1)])
     gray = painting(6)[..., :1].repeat(3, 2)
     noisy = (gray + np.random.default_rng(0).normal(0, 1e-4, gray.shape)).clip(0, 1).astype(np.float32)
     for style in (gray, noisy, np.full((9, 9, 3), 0.3, np.float32)):
-        result = matched(style, Colours.measured(style), content)
+        result = matched(style, Colours.together([style]), content)
         assert np.isfinite(result).all() and np.allclose(result.mean((0, 1)), content.mean, atol=5e-3)
-    one, other = (matched(style, Colours.measured(style), content) for style in (gray, noisy))
+    one, other = (matched(style, Colours.together([style]), content) for style in (gray, noisy))
     assert np.abs(one - other).max() < 0.03
 
 
 def test_what_leaves_the_range_is_cut_off():
     style = painting(7)
     bright = Colours((0.95, 0.95, 0.95), tuple(map(tuple, (0.05 * np.eye(3)).tolist())))
-    result = matched(style, Colours.measured(style), bright)
+    result = matched(style, Colours.together([style]), bright)
     assert result.max() == 1 and result.min() >= 0
 
 
@@ -147,12 +147,12 @@ def test_batches_of_torch_are_the_same():
 
 def test_a_styles_luminance_is_given_the_contents_mean_and_deviation():
     content, style = painting(10, middle=0.6, spread=0.03), painting(11, middle=0.3)
-    result = luminance_matched(luminance(style), Colours.measured(style), Colours.measured(content))
+    result = luminance_matched(luminance(style), Colours.together([style]), Colours.together([content]))
     wanted = luminance(content)
     assert result.shape == (40, 50, 1) and result.dtype == np.float32
     assert float(result.mean()) == pytest.approx(float(wanted.mean()), abs=1e-4)
     assert float(result.std()) == pytest.approx(float(wanted.std()), rel=0.02)
     flat = luminance_matched(
-        np.full((5, 5, 1), 0.2, np.float32), Colours.measured(np.full((5, 5, 3), 0.2, np.float32)), Colours.measured(content)
+        np.full((5, 5, 1), 0.2, np.float32), Colours.together([np.full((5, 5, 3), 0.2, np.float32)]), Colours.together([content])
     )
     assert np.allclose(flat, wanted.mean(), atol=1e-4)
