@@ -125,26 +125,6 @@ def stop(running: subprocess.Popen[bytes], reached: Callable[[], bool], number: 
     return err
 
 
-@pytest.mark.parametrize(("stage", "share"), [(stage, round(MOMENTS.random(), 2)) for stage in (*STAGES, "publish")])
-def test_a_run_killed_at_any_moment_goes_on_to_the_same_bytes(
-    undisturbed: Undisturbed, folder: Path, resume: Callable[[], dict[str, Any]], stage: str, share: float
-) -> None:
-    prepare(folder)
-    blocks = max(1, round(share * undisturbed.windows))
-    running = start(folder, *undisturbed.words)
-    stop(running, lambda: bool(publishing(folder)) if stage == "publish" else journal(folder).count(stage) >= blocks)
-    assert running.returncode == -signal.SIGKILL
-    assert not (folder / "out.tif").exists()
-    kept = len(journal(folder))
-    report = resume()
-    assert (folder / "out.tif").read_bytes() == undisturbed.result
-    assert kept >= (undisturbed.blocks if stage == "publish" else blocks)
-    assert (report["blocks_reused"], report["blocks_computed"]) == (kept, undisturbed.blocks - kept)
-    windows = (folder / "calls").stat().st_size
-    assert undisturbed.windows <= windows <= undisturbed.windows + IN_FLIGHT * (stage == "infer")
-    assert files(folder) == ["calls", "in.tif", "out.tif"], "nothing is left of the killed run"
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_keeps_its_work_and_says_so(
     undisturbed: Undisturbed, folder: Path, i2i: Callable[..., Any], resume: Callable[[], dict[str, Any]], number: int
@@ -173,18 +153,30 @@ def test_an_interrupted_run_keeps_its_work_and_says_so(
     assert files(folder) == ["calls", "in.tif", "out.tif"]
 
 
-def test_a_run_killed_in_every_stage_in_turn_goes_on_to_the_same_bytes(
+def test_a_run_killed_at_a_moment_of_every_stage_in_turn_goes_on_to_the_same_bytes(
     undisturbed: Undisturbed, folder: Path, resume: Callable[[], dict[str, Any]]
 ) -> None:
+    """The last of them while the result is published."""
     prepare(folder)
-    for stage in ("infer", "labels"):
-        words = undisturbed.words if stage == "infer" else (*undisturbed.words, "--resume")
-        stop(start(folder, *words), lambda stage=stage: journal(folder).count(stage) >= undisturbed.windows // 2)
+    for stage in (*STAGES, "publish"):
+        blocks = max(1, round(MOMENTS.random() * undisturbed.windows))
+        running = start(folder, *undisturbed.words, *(() if stage == STAGES[0] else ("--resume",)))
+        stop(
+            running,
+            lambda stage=stage, blocks=blocks: (
+                bool(publishing(folder)) if stage == "publish" else journal(folder).count(stage) >= blocks
+            ),
+        )
+        assert running.returncode == -signal.SIGKILL
+        assert not (folder / "out.tif").exists()
+        assert stage == "publish" or blocks <= journal(folder).count(stage) <= undisturbed.windows
+    kept = len(journal(folder))
+    assert kept == undisturbed.blocks
     report = resume()
-    assert report["blocks_computed"] < undisturbed.windows
+    assert (report["blocks_reused"], report["blocks_computed"]) == (kept, 0)
     assert (folder / "out.tif").read_bytes() == undisturbed.result
-    assert (folder / "calls").stat().st_size <= undisturbed.windows + IN_FLIGHT
-    assert files(folder) == ["calls", "in.tif", "out.tif"]
+    assert undisturbed.windows <= (folder / "calls").stat().st_size <= undisturbed.windows + IN_FLIGHT
+    assert files(folder) == ["calls", "in.tif", "out.tif"], "nothing is left of the killed runs"
 
 
 @pytest.mark.parametrize("kind", ["tta", "models"])

@@ -179,6 +179,8 @@ def test_a_scheme_that_was_stopped_after_two_steps_goes_on(i2i, folder):
     make_data(folder)
     words = ["train", "instances", *DATA, *TINY, "--scheme", "four-step"]
     done(i2i(*words, "-o", "m.safetensors", "--until-step", "2", "-q"))
+    half = open_model(folder / "m.safetensors")
+    assert half.config["network"]["shared"] is False and any(name.startswith("proposal_backbone") for name in half.tensors())
     refused(i2i(*words, "-o", "m.safetensors", "-q"), 1, "m.safetensors: exists")
     (folder / "m.safetensors").unlink()
     refused(i2i(*words, "-o", "m.safetensors", "-q"), 1, "holds a training run")
@@ -186,6 +188,7 @@ def test_a_scheme_that_was_stopped_after_two_steps_goes_on(i2i, folder):
     assert "no checkpoint" not in going_on.err
     done(i2i(*words, "-o", "whole.safetensors", "-q"))
     assert (folder / "m.safetensors").read_bytes() == (folder / "whole.safetensors").read_bytes()
+    assert open_model(folder / "m.safetensors").config["network"]["shared"] is True
 
 
 @pytest.mark.parametrize("scheme", ["approximate-joint", "alternating"])

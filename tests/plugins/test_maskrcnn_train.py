@@ -88,18 +88,6 @@ def test_a_killed_training_of_any_scheme_gives_the_same_bytes(tmp_path: Path, da
         assert lines[0] == lines[1] and len(lines[0]) == 4
 
 
-def test_a_training_until_step_2_goes_on_to_the_end_as_if_it_had_never_stopped(tmp_path: Path, data: Path) -> None:
-    asked = options(data, scheme="four-step")
-    train(asked, run_in(tmp_path / "whole"))
-    train(replace(asked, until_step=2), run_in(tmp_path / "parts"))
-    half = open_model(tmp_path / "parts/m.safetensors")
-    assert half.config["network"]["shared"] is False and any(name.startswith("proposal_backbone") for name in half.tensors())
-    train(asked, run_in(tmp_path / "parts", resume=True))
-    whole, parts = (open_model(tmp_path / name / "m.safetensors") for name in ("whole", "parts"))
-    assert parts.config["network"]["shared"] is True
-    assert all(torch.equal(value, parts.tensors()[name]) for name, value in whole.tensors().items())
-
-
 def test_more_steps_go_to_the_last_step_of_a_scheme_alone(tmp_path: Path, data: Path) -> None:
     """What earlier ones gave is what later ones were made from."""
     train(options(data, scheme="four-step"), run_in(tmp_path))

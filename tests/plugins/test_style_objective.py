@@ -257,7 +257,7 @@ def test_all_sixteen_layers_of_vgg19():
     """At random weights; the deepest sees 118 pixels to each side."""
     net = encoder(VGG19)
     weights = Weights({"conv4_2": 1.0}, dict.fromkeys(("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1", "conv5_4"), 0.2))
-    x, content = picture(176, 330, 4), picture(176, 330, 6)
+    x, content = picture(80, 330, 4), picture(80, 330, 6)
     targets = targets_of(net, weights)
     found = objective(net, x, 272, weights, targets, content)
     assert len(found.tiles) > 1
