@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
 
 from i2i import batch
 from i2i import options as option_types
 from i2i.backends import has_bf16, pick_device, start_torch
 from i2i.begin import canvas_bytes, plan_plane
 from i2i.canvas import MemoryCanvas
-from i2i.contracts import Array, ImageSpec, Model, Output, Predictor, Runtime, TrainingRun
+from i2i.contracts import Array, ImageSpec, Model, Objects, Output, Predictor, Runtime, TrainingRun
 from i2i.engine import Job, run_job
+from i2i.engine.objects import ObjectsOutcome
 from i2i.errors import InputError, OutputError, UsageError
 from i2i.evaluation import EvalReport, evaluate
 from i2i.finite import make_finite
@@ -39,6 +43,9 @@ def session(task: str, values: Mapping[str, Any], registry: Registry | None = No
     known = registry.task(task)
     common = {item.name for item in fields(RunOptions)}
     own = {name: value for name, value in values.items() if name not in common}
+    if wrong := sorted(own.keys() - {item.name for item in fields(known.options)}):
+        there = ", ".join(sorted(common | {item.name for item in fields(known.options)}))
+        raise UsageError(f"unknown option {wrong[0]!r}; there are: {there}")
     run_values = {name: value for name, value in values.items() if name in common}
     return Session(known, option_types.make(known.options, own), option_types.make(RunOptions, run_values), registry)
 
@@ -50,6 +57,8 @@ def run(task: str, input: str | Path, output: str | Path | None = None, **option
 
     Returns the report; raises ``I2IError`` (its text is the message) when the run fails.
     """
+    if not isinstance(input, str | Path):
+        raise UsageError(f"run takes the path of an image, not {type(input).__name__}; load(...) gives what is called on arrays")
     registry = Registry()
     exports = _exports(task, options, registry)
     current = _session(task, options, registry)
@@ -95,15 +104,20 @@ class Loaded:
     runtime: Runtime
     models: tuple[Model, ...] = ()
 
-    def __call__(self, pixels: Array, **spec: Any) -> Array:
+    def __call__(self, pixels: npt.ArrayLike, **spec: Any) -> Array:
         """(H, W) or (H, W, C), any real dtype -> (H, W) or (H, W, C) of the kind asked for, of the array's height and width or
         of those that the method's options say. ``spec``: fields of ``ImageSpec``, such as ``pixel_size``: where it is not the
         model's, the network sees the array resampled.
 
         Raises ``InputError`` for another shape, an empty array, channels that the model does not take, NaN (but see ``nan``).
         """
+        return self.with_objects(pixels, **spec)[0]
+
+    def with_objects(self, pixels: npt.ArrayLike, **spec: Any) -> tuple[Array, Objects | None]:
+        """What a call gives and, of a detector whose result is labels, the scores, classes and class names of the objects: that
+        with the id i is at i - 1. Else None."""
         run, loader = self.session.run, self.session.loader
-        finite, _ = make_finite(_source(pixels, spec), run.nan, "the array")
+        finite, _ = make_finite(_source(np.asarray(pixels), spec), run.nan, "the array")
         image, _ = with_pixel_size(finite, run.pixel_size)
         scaling, _ = factors(image.spec, self.models, "the array")
         source = resampled(image, scaling) if scaling else image
@@ -113,14 +127,18 @@ class Loaded:
             scaling = None
         source = as_trained(source, fitted)
         if source.spec.channels != fitted.footprint.channels_in:
-            raise InputError(f"the array has {source.spec.channels} channels, the model takes {fitted.footprint.channels_in}")
+            has, takes = source.spec.channels, fitted.footprint.channels_in
+            raise InputError(
+                f"the array has {has} channels, the model takes {takes}; load(..., channels_in={has}) chooses one for them"
+            )
         prepared = fitted.prepare(source, run.seed)
         output: Output = loader.choose_output(prepared)
         plan, _ = plan_plane(source, prepared, canvas_bytes(prepared, output), run, self.runtime)
         outcome = run_job(Job(source, prepared, output, plan, MemoryCanvas(), run.seed))
         final = brought_back(outcome.result, image.spec, prepared.footprint.scale, scaling, output.meaning)
         result = final.read(final.spec.region)
-        return result[..., 0] if output.channels == 1 else result
+        found = replace(outcome.found, masks=None) if isinstance(outcome, ObjectsOutcome) and outcome.found else None
+        return (result[..., 0] if output.channels == 1 else result), found
 
 
 def _source(pixels: Array, spec: Mapping[str, Any]) -> ArraySource:

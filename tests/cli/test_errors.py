@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -239,3 +242,15 @@ def test_what_zarr_leaves_of_a_failed_write_is_told_once(process, verbose):
     _, err = process(*words, before=left).communicate(timeout=300)
     assert ("Task was destroyed" in err.decode()) == verbose and "error: none.png" in err.decode()
     assert verbose or len(err.decode().splitlines()) == 1
+
+
+def test_a_file_torch_where_it_is_started_is_not_meant(folder):
+    """``python -m`` puts the folder before all that is installed."""
+    save("a.png", picture(32, 40))
+    for name in ("torch", "numpy"):
+        (folder / f"{name}.py").write_text("raise RuntimeError('not this one')")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    ended = subprocess.run(
+        [sys.executable, "-m", "i2i", "info", "a.png"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr

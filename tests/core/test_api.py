@@ -124,3 +124,26 @@ def test_load_computes_on_the_backend_that_was_asked_for():
         found = i2i.load("segment", precision="fp32", backend="openvino")(pixels)
         assert compiled.call_count
     assert np.array_equal(found > 0, i2i.load("segment", precision="fp32")(pixels) > 0)
+
+
+def test_a_detector_tells_what_it_knows_of_its_objects():
+    loaded = i2i.load("instances", precision="fp32", score=0.3)
+    labels, objects = loaded.with_objects(sample()[:128, :160].tolist())
+    assert np.array_equal(labels, loaded(sample()[:128, :160])) and labels.max() > 3
+    assert len(objects.scores) == len(objects.classes) >= labels.max() and (objects.scores >= 0.3).all()
+    assert set(objects.classes.tolist()) <= set(objects.class_names)
+
+
+def test_a_network_that_is_no_detector_knows_nothing_more(segment):
+    labels, objects = segment.with_objects(sample()[:96, :96])
+    assert labels.shape == (96, 96) and objects is None
+
+
+def test_mistakes_are_told_with_what_there_is(segment):
+    with pytest.raises(UsageError, match="run takes the path of an image, not ndarray; load"):
+        i2i.run("segment", sample())
+    with pytest.raises(UsageError, match="unknown option 'tiles'; there are: .*overwrite.*tile, .*tta"):
+        i2i.run("segment", SAMPLE, tiles=3)
+    with pytest.raises(InputError, match=r"channels_in=3\) chooses"):
+        segment(np.zeros((32, 32, 3), np.uint8))
+    assert i2i.load("segment", channels_in=3).models[0].name == "nuclei-brightfield"
