@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Self
 
@@ -32,6 +32,7 @@ from i2i_style.encoder import COMPACT, Encoder, Layer
 from i2i_style.encoders import TASK, cards, find_encoder
 from i2i_style.options import StylizeOptions
 from i2i_style.pixels import to_array, to_tensor
+from i2i_style.regions import check_mask, over, parse_masks, read_shares
 from i2i_style.results import as_output, outputs, working_size
 from i2i_style.styles import Rgb, Style, open_rgb, parse_styles, to_rgb
 from i2i_style.swap import AXES, PATCHES, REACH, SIDE, Moments, Patches, corrected, laid, nearest
@@ -56,6 +57,26 @@ class Look:
     colours: Colours
 
 
+@dataclass(frozen=True)
+class Mix:
+    """Styles that are applied together, and what is frozen of them for a picture: the moments of what the content is swapped for,
+    and the colours that the decoder makes of that."""
+
+    looks: Sequence[Look]
+    found: Moments
+    made: Colours
+
+    def as_mapping(self) -> dict[str, Any]:
+        """The figures, as JSON values."""
+        found = {"mean": self.found.mean.tolist(), "variance": self.found.covariance.diagonal().tolist()}
+        return {"swapped": found, "made": self.made.as_mapping()}
+
+    @staticmethod
+    def from_mapping(looks: Sequence[Look], values: Mapping[str, Any]) -> Mix:
+        mean, variance = (torch.tensor(values["swapped"][name], dtype=torch.float64) for name in ("mean", "variance"))
+        return Mix(looks, Moments(mean, variance.diag()), Colours.from_mapping(values["made"]))
+
+
 class FastPredictor(DensePredictor):
     """``encoder`` and ``decoder`` as they were trained together. It is ready for an image after :meth:`prepare`."""
 
@@ -66,6 +87,8 @@ class FastPredictor(DensePredictor):
             raise UsageError(f"--strength {options.strength:g}: expected 0 to 1")
         self.options, self.device = options, runtime.device
         self.given = parse_styles(options.style)
+        self.masks = parse_masks(options.mask, self.given)
+        self.positions = bool(self.masks)
         dtype = dtype_of(runtime.precision)
         self.encoder, self.decoder = (
             network.eval().requires_grad_(False).to(runtime.device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -78,11 +101,10 @@ class FastPredictor(DensePredictor):
         self.held_bytes = _held_bytes(layer, options.style_scale, len(self.given))
         self.margin = round_up(halo, layer.stride)
         self.outputs = outputs(ImageSpec(1, 1, 3))
-        self.styles: list[Look] = []
         self.content: Moments | None = None  # of the content's answers
-        self.found: Moments | None = None  # of what they are swapped for
         self.colours: Colours | None = None  # of the content
-        self.made: Colours | None = None  # of what the decoder gives
+        self.mixes: list[Mix] = []  # one of all styles, or with masks one of each
+        self.shares: Tensor | None = None  # of the pictures in each mix, (N, H, W); what they leave over is the content's
         self._kept: list[Look] = []  # of the styles: shared by the copies for all images, which threads may make
         self._lock = threading.Lock()
 
@@ -90,6 +112,9 @@ class FastPredictor(DensePredictor):
         result = copy.copy(self)
         result.outputs = outputs(spec)
         result.size = working_size(self.options.size, spec)
+        for mask in self.masks:
+            check_mask(mask, result.size)
+        result.held_bytes += 2 * 4 * len(self.masks) * result.size[0] * result.size[1]
         return result
 
     # ------------------------------------------------------------------------------------------- what is frozen for an image
@@ -99,22 +124,29 @@ class FastPredictor(DensePredictor):
         do not take the content's colours. What the network sees of the picture is what it sees in the run, mirrored beyond it."""
         result = copy.copy(self)
         result.colours = Colours.of_source(source, seed)
-        result.styles = result._styles()
         cores = _cores(source.spec, seed)
-
         parts = [partial(result._answers_to, source, core) for core in cores]
         result.content = Moments.together(result._core_of(answers()) for answers in parts)
-        near = [result._nearest(answers()) for answers in parts]  # which takes longest, and little memory
-        result.found = Moments.together(result._core_of(result._laid(each)) for each in near)
-        result.made = Colours.together(
-            result._decoded(answers(), each, core.intersect(source.spec.region))
-            for answers, each, core in zip(parts, near, cores, strict=True)
-        )
+        result.mixes = []
+        for looks in result._groups():
+            near = [result._nearest(answers(), looks) for answers in parts]  # which takes longest, and little memory
+            found = Moments.together(result._core_of(_laid(each, looks)) for each in near)
+            made = Colours.together(
+                result._decoded(answers(), each, looks, found, core.intersect(source.spec.region))
+                for answers, each, core in zip(parts, near, cores, strict=True)
+            )
+            result.mixes.append(Mix(looks, found, made))
+        result.shares = read_shares(self.masks, self.given, self.size)
         return result
+
+    def _groups(self) -> list[list[Look]]:
+        """All styles together; with masks each alone."""
+        looks = self._looks()
+        return [[replace(look, weight=1.0)] for look in looks] if self.masks else [looks]
 
     def _answers_to(self, source: Source, core: Region, change: Callable[[Rgb], Rgb] | None = None) -> Tensor:
         """(1, C, h, w): of a core and its margin, as a run sees them, mirrored beyond the picture."""
-        pixels = seen(source, self, core.grow(self.margin))
+        pixels = seen(source, self, core.grow(self.margin))[..., :3]
         return self._answers(to_tensor(change(pixels) if change else pixels).to(self.device))
 
     def _core_of(self, answers: Tensor) -> Tensor:
@@ -122,31 +154,28 @@ class FastPredictor(DensePredictor):
         rim = self.margin // self.footprint.multiple_of
         return answers[0, :, rim:-rim, rim:-rim]
 
-    def _decoded(self, answers: Tensor, near: list[Tensor], core: Region) -> npt.NDArray[np.float32]:
+    def _decoded(
+        self, answers: Tensor, near: list[Tensor], looks: Sequence[Look], found: Moments, core: Region
+    ) -> npt.NDArray[np.float32]:
         """The picture of a core, (h, w, 3), its colours as the decoder gives them."""
-        made = to_array(self.decoder(self._styled(answers, self._laid(near))))
+        made = to_array(self.decoder(self._styled(answers, _laid(near, looks), looks, found)))
         return made[self.margin : self.margin + core.height, self.margin : self.margin + core.width]
 
     def statistics(self) -> dict[str, Any]:
-        if self.content is None or self.found is None or self.colours is None or self.made is None:
+        if self.content is None or self.colours is None:
             return {}
-        return {
-            "content": self.content.as_mapping(),
-            "swapped": {"mean": self.found.mean.tolist(), "variance": self.found.covariance.diagonal().tolist()},
-            "colours": self.colours.as_mapping(),
-            "made": self.made.as_mapping(),
-        }
+        mixes = [mix.as_mapping() for mix in self.mixes]
+        return {"content": self.content.as_mapping(), "colours": self.colours.as_mapping(), "mixes": mixes}
 
     def with_statistics(self, statistics: Mapping[str, Any]) -> Self:
         result = copy.copy(self)
-        result.colours, result.made = (Colours.from_mapping(statistics[name]) for name in ("colours", "made"))
-        result.styles = result._styles()
+        result.colours = Colours.from_mapping(statistics["colours"])
         result.content = Moments.from_mapping(statistics["content"])
-        mean, variance = (torch.tensor(statistics["swapped"][name], dtype=torch.float64) for name in ("mean", "variance"))
-        result.found = Moments(mean, variance.diag())
+        result.mixes = [Mix.from_mapping(*each) for each in zip(result._groups(), statistics["mixes"], strict=True)]
+        result.shares = read_shares(self.masks, self.given, self.size)
         return result
 
-    def _styles(self) -> list[Look]:
+    def _looks(self) -> list[Look]:
         if self.options.keep_colors != "none":  # they depend on the content
             return [self._measured(style) for style in self.given]
         with self._lock:
@@ -176,44 +205,53 @@ class FastPredictor(DensePredictor):
         seen = luminance(batch).repeat(1, 3, 1, 1) if self.options.keep_colors == "luminance" else batch
         return self.encoder(seen.contiguous(memory_format=torch.channels_last), [LAYER])[LAYER]
 
-    def _nearest(self, answers: Tensor) -> list[Tensor]:
+    def _nearest(self, answers: Tensor, looks: Sequence[Look]) -> list[Tensor]:
         """For each style, which of its patches take the place of the content's."""
         assert self.content is not None
-        return [nearest(answers, self.content.along(style.patches.axes), style.patches) for style in self.styles]
+        return [nearest(answers, self.content.along(look.patches.axes), look.patches) for look in looks]
 
-    def _laid(self, near: list[Tensor]) -> Tensor:
-        """The patches of all styles, mixed by their weights (Huang and Belongie 2017, section 6: what is decoded is mixed)."""
-        parts = [style.weight * laid(each, style.patches) for style, each in zip(self.styles, near, strict=True)]
-        return torch.stack(parts).sum(0)
-
-    def _styled(self, answers: Tensor, values: Tensor) -> Tensor:
+    def _styled(self, answers: Tensor, values: Tensor, looks: Sequence[Look], found: Moments) -> Tensor:
         """What the decoder sees, of the answers and of what they were swapped for."""
-        assert self.found is not None
-        wanted = Moments.mixed([style.patches.moments for style in self.styles], [style.weight for style in self.styles])
-        return torch.lerp(answers.float(), corrected(values, self.found, wanted), self.options.strength).to(answers.dtype)
+        wanted = Moments.mixed([look.patches.moments for look in looks], [look.weight for look in looks])
+        return torch.lerp(answers.float(), corrected(values, found, wanted), self.options.strength).to(answers.dtype)
 
-    def _change(self) -> tuple[Tensor, Tensor]:
+    def _change(self, mix: Mix) -> tuple[Tensor, Tensor]:
         """(3, 3) and (3, 1, 1): from the colours that the decoder gives to the styles' and, where --strength is below one, the
         content's."""
-        assert self.colours is not None and self.made is not None
+        assert self.colours is not None
         own = self.colours.gray() if self.options.keep_colors == "luminance" else self.colours
-        shares = [1 - self.options.strength, *(self.options.strength * style.weight for style in self.styles)]
-        matrix, shift = change_of(self.made, Colours.mixed([own, *(style.colours for style in self.styles)], shares))
+        shares = [1 - self.options.strength, *(self.options.strength * look.weight for look in mix.looks)]
+        matrix, shift = change_of(mix.made, Colours.mixed([own, *(look.colours for look in mix.looks)], shares))
         return torch.from_numpy(matrix).to(self.device), torch.from_numpy(shift).to(self.device)[:, None, None]
 
     def __call__(self, batch: Tensor) -> Tensor:
-        answers = self._answers(batch)
+        answers = self._answers(batch[:, :3])
         inner = (..., slice(self.margin, -self.margin), slice(self.margin, -self.margin))
-        picture = self.decoder(self._styled(answers, self._laid(self._nearest(answers))))[inner]
-        matrix, shift = self._change()
-        with torch.autocast(picture.device.type, enabled=False):  # in which it would be rounded to steps of a grey level
-            picture = (matrix @ picture.flatten(2)).reshape(picture.shape) + shift
+        pictures = [self._picture(answers, mix, inner) for mix in self.mixes]
+        content = batch[:, :3][inner].float()
         if self.options.keep_colors == "luminance":
-            picture = with_luminance(batch[inner].float(), luminance(picture))
-        return picture
+            pictures = [with_luminance(content, luminance(picture)) for picture in pictures]
+        if self.shares is None:
+            return pictures[0]
+        return over(content, pictures, self.shares, batch[:, 3:][inner])
+
+    def _picture(self, answers: Tensor, mix: Mix, inner: tuple[Any, ...]) -> Tensor:
+        """(N, 3, h, w) float32 in the colours of a mix."""
+        values = _laid(self._nearest(answers, mix.looks), mix.looks)
+        picture = self.decoder(self._styled(answers, values, mix.looks, mix.found))[inner]
+        matrix, shift = self._change(mix)
+        with torch.autocast(picture.device.type, enabled=False):  # in which it would be rounded to steps of a grey level
+            found: Tensor = (matrix @ picture.flatten(2)).reshape(picture.shape) + shift
+        return found
 
     def convert(self, raw: npt.NDArray[np.float32], output: Output) -> Array:
         return as_output(raw, output)
+
+
+def _laid(near: list[Tensor], looks: Sequence[Look]) -> Tensor:
+    """The patches of all styles, mixed by their weights (Huang and Belongie 2017, section 6: what is decoded is mixed)."""
+    parts = [look.weight * laid(each, look.patches) for look, each in zip(looks, near, strict=True)]
+    return torch.stack(parts).sum(0)
 
 
 def _held_bytes(layer: Layer, style_scale: float, styles: int) -> int:

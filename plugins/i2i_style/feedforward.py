@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -20,8 +21,9 @@ from i2i.geometry import round_up
 from i2i.options import changed
 from i2i_style.colours import luminance, with_luminance
 from i2i_style.options import StylizeOptions
+from i2i_style.regions import check_mask, over, parse_masks, read_shares
 from i2i_style.results import as_output, outputs, working_size
-from i2i_style.styles import to_rgb
+from i2i_style.styles import Style, to_rgb
 from i2i_style.transformer import STRIDE, Transformer, TransformerConfig, folded
 
 KIND = "transfer"
@@ -33,7 +35,6 @@ _LIVE = 5
 class TransferPredictor(DensePredictor):
     """RGB in 0 .. 1 in the style of ``network``, a network with float32 weights. It can be called once it is prepared."""
 
-    traceable = True
     gray_as_rgb = True
 
     def __init__(self, network: Transformer, options: StylizeOptions, runtime: Runtime, style: str = "") -> None:
@@ -44,6 +45,11 @@ class TransferPredictor(DensePredictor):
         self.outputs = outputs(ImageSpec(1, 1, 3))
         self.window_bytes = _LIVE * network.config.channels * self._dtype.itemsize
         self.remarks = (f"style: {style}",) if style else ()
+        self.masks = parse_masks(options.mask, [Style(Path(style))])
+        self.positions = bool(self.masks)
+        self.traceable = not self.masks
+        self.shares: Tensor | None = None  # of the picture in the style: what it leaves over is the content's
+        self._shape = (1, 1)
         self._known: Statistics = {}
         self._fixed: Transformer | None = None
 
@@ -59,10 +65,14 @@ class TransferPredictor(DensePredictor):
         result.outputs = outputs(spec)
         if self.options.size not in ("auto", "full"):
             result.size = working_size(self.options.size, spec)
+        result._shape = result.size or (spec.height, spec.width)
+        for mask in self.masks:
+            check_mask(mask, result._shape)
+            result.held_bytes += 2 * 4 * result._shape[0] * result._shape[1]
         return result
 
     def prepare(self, source: Source, seed: int) -> Self:
-        windows = sample_windows(source, self, seed, STRIDE)
+        windows = sample_windows(source, self, seed, STRIDE)[:, :3]
         network = self._placed(copy.deepcopy(self.network))
         placed = windows.to(self.runtime.device, self._dtype).contiguous(memory_format=torch.channels_last)
         known = measure(network, placed)
@@ -74,6 +84,7 @@ class TransferPredictor(DensePredictor):
     def with_statistics(self, statistics: Mapping[str, Any]) -> Self:
         prepared = copy.copy(self)
         prepared._known = dict(statistics["normalization"])
+        prepared.shares = read_shares(self.masks, [Style(Path())], self._shape)
         prepared._fixed = self._placed(folded(copy.deepcopy(frozen(self.network, prepared._known))))
         return prepared
 
@@ -85,9 +96,11 @@ class TransferPredictor(DensePredictor):
             raise PluginError("the network of a style was called before its statistics were measured: prepare comes first")
         margin = round_up(self.footprint.halo, STRIDE)
         core = (..., slice(margin, batch.shape[-2] - margin), slice(margin, batch.shape[-1] - margin))
-        answer = self._fixed(batch.to(self._fixed.head.weight.dtype))[core].float()
-        kept = self.options.keep_colors == "luminance"
-        return with_luminance(batch[core].float(), luminance(answer)) if kept else answer
+        answer = self._fixed(batch[:, :3].to(self._fixed.head.weight.dtype))[core].float()
+        content = batch[:, :3][core].float()
+        if self.options.keep_colors == "luminance":
+            answer = with_luminance(content, luminance(answer))
+        return answer if self.shares is None else over(content, [answer], self.shares, batch[:, 3:][core])
 
     def exportable(self) -> nn.Module:
         """With the statistics of what it is given, as it was trained; RGB in 0 .. 1 both ways."""
@@ -127,7 +140,7 @@ def read_header(model: Model) -> tuple[TransformerConfig, str]:
 
 
 def _check(options: StylizeOptions) -> None:
-    given = [name for name in ("style", "mask") if getattr(options, name)] + changed(options, ("style_scale", "strength", "fast"))
+    given = ["style"] * bool(options.style) + changed(options, ("style_scale", "strength", "fast"))
     if given:
         flag = "--" + given[0].replace("_", "-")
         raise UsageError(f"{flag}: the network of --model has one style, which is its own; leave out {flag}, or --model")

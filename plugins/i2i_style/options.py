@@ -28,7 +28,7 @@ class StylizeOptions:
     )
     mask: list[str] = option(  # noqa: RUF009
         [],
-        help="where a style applies: an image, 0 is outside; not:IMAGE for its opposite; one for each --style, in their order",
+        help="where a style applies: an image, 0 is outside; not:IMAGE for its opposite; one for each --style, in their order, or for --model",
         metavar="IMAGE",
         panel=STYLE,
     )
@@ -75,6 +75,6 @@ class StylizeOptions:
 
 OF_GATYS = (
     "steps", "init", "scales", "alpha", "beta", "tv", "optimizer", "rate", "encoder", "pooling", "content_layers", "style_layers",
-    "content_loss", "save_every", "mask",
+    "content_loss", "save_every",
 )  # fmt: skip
 """Options of the method that optimises the picture: those that pass it through a network once have no use for them."""

@@ -77,6 +77,31 @@ def read_mask(mask: Mask, size: tuple[int, int]) -> Tensor:
     return inside
 
 
+def read_shares(masks: Sequence[Mask], styles: Sequence[Style], size: tuple[int, int] | None) -> Tensor | None:
+    """(N, H, W) float32, 0 to 1: what each of N pictures gives to a picture of ``size``; their sum is how far it is inside any
+    mask, and where masks overlap the styles share by their weights. None without masks. Raises as :func:`read_mask`."""
+    if not masks or size is None:
+        return None
+    inside = torch.cat([read_mask(mask, size)[0] for mask in masks])
+    cover = inside.amax(0)
+    weighted = inside.mul_(torch.tensor([style.weight for style in styles])[:, None, None])
+    return weighted.mul_(cover / weighted.sum(0).clamp_min_(1e-9))
+
+
+def over(content: Tensor, pictures: Sequence[Tensor], shares: Tensor, places: Tensor) -> Tensor:
+    """Windows of pictures over those of the content, (K, 3, h, w) float32, by the ``shares`` (N, H, W) of the whole picture.
+    ``places`` (K, 2, h, w): the row and column of each pixel; beyond the picture it has the shares at its edge."""
+    found = []
+    for place in places.long().cpu():
+        rows, columns = (
+            line.clamp(0, side - 1) for line, side in zip((place[0, :, 0], place[1, 0]), shares.shape[1:], strict=True)
+        )
+        found.append(shares[:, rows[:, None], columns])
+    mine = torch.stack(found).to(content.device)
+    parts = [mine[:, number, None] * picture for number, picture in enumerate(pictures)]
+    return (1 - mine.sum(1, keepdim=True)) * content + torch.stack(parts).sum(0)
+
+
 def pooled(mask: Tensor, stride: int) -> Tensor:
     """A mask (1, 1, H, W) on the grid of a layer of that stride, a power of two: means of 2 x 2, again and again, with sizes
     rounded down as the encoder's poolings do it. Of a window that begins at multiples of the stride it is the window of the whole

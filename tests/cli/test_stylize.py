@@ -67,6 +67,28 @@ def test_a_folder_goes_to_a_folder(i2i, folder):
     assert pixels(folder / "out/0.png").shape == (40, 48, 3) and pixels(folder / "out/1.png").shape == (48, 40, 3)
 
 
+def test_masks_keep_styles_to_their_parts_in_one_pass(i2i, folder):
+    """Where none applies the photograph stays as it is; where one does, it is what it is alone; in windows as in the whole."""
+    Image.open(PHOTO).resize((200, 180)).save("photo.png")
+    columns = np.arange(200)
+    for name, inside in (("left", columns < 60), ("right", columns >= 140)):
+        Image.fromarray(np.tile(np.where(inside, 255, 0).astype(np.uint8), (180, 1))).save(f"{name}.png")
+    styles = {"left": STYLE, "right": SAMPLES / "great_wave.jpg"}
+    words = ["stylize", "photo.png", "--fast", "--precision", "fp32"]
+    both = [word for side, style in styles.items() for word in ("--style", style, "--mask", f"{side}.png")]
+    for more in ([*both, "-o", "both.png"], [*both, "-o", "tiled.png", "--tile", "160"]):
+        done = i2i(*words, *more)
+        assert done.code == 0, done.err
+    for side, style in styles.items():
+        assert i2i(*words, "--style", style, "-o", f"only-{side}.png").code == 0
+    both, photo = pixels("both.png"), pixels("photo.png")
+    assert np.abs(both - pixels("tiled.png")).max() <= 1
+    assert np.array_equal(both[:, 60:140], photo[:, 60:140])
+    assert np.abs(both[:, :60] - pixels("only-left.png")[:, :60]).max() <= 1
+    assert np.abs(both[:, 140:] - pixels("only-right.png")[:, 140:]).max() <= 1
+    assert np.abs(both[:, :60] - photo[:, :60]).mean() > 10
+
+
 def test_images_side_by_side_are_what_they_are_in_turn(i2i, folder):
     (folder / "frames").mkdir()
     for number in range(4):

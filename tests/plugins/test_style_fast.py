@@ -103,6 +103,11 @@ def mirrored(pixels, margin):
     return torch.from_numpy(scaled[rows][:, columns].transpose(2, 0, 1))[None].contiguous()
 
 
+def laid(found, answers):
+    (mix,) = found.mixes
+    return fast._laid(found._nearest(answers, mix.looks), mix.looks)
+
+
 def whole(found, pixels):
     """The result of one window, (H, W, 3)."""
     return found(mirrored(pixels, found.margin))[0].permute(1, 2, 0).numpy()[: pixels.shape[0], : pixels.shape[1]]
@@ -118,15 +123,15 @@ def test_what_is_measured_in_windows_is_the_wholes_as_a_run_sees_it(styles, monk
     answers = found._answers(mirrored(pixels, found.margin))
     rim = found.margin // 4
     inner = (0, slice(None), slice(rim, -rim), slice(rim, -rim))
-    content, swapped = (Moments.of(values[inner]) for values in (answers, found._laid(found._nearest(answers))))
+    content, swapped = (Moments.of(values[inner]) for values in (answers, laid(found, answers)))
     for measured in (found, once):
         assert torch.allclose(measured.content.mean, content.mean, rtol=1e-4)
         assert torch.allclose(
             measured.content.covariance, content.covariance, rtol=1e-3, atol=1e-4 * float(content.covariance.max())
         )
-        assert torch.allclose(measured.found.mean, swapped.mean, rtol=1e-3)
-        assert torch.allclose(measured.found.deviation, swapped.deviation, rtol=1e-3)
-        assert np.allclose(measured.made.mean, once.made.mean, atol=1e-4)
+        assert torch.allclose(measured.mixes[0].found.mean, swapped.mean, rtol=1e-3)
+        assert torch.allclose(measured.mixes[0].found.deviation, swapped.deviation, rtol=1e-3)
+        assert np.allclose(measured.mixes[0].made.mean, once.mixes[0].made.mean, atol=1e-4)
 
 
 def test_without_strength_the_content_goes_through_the_decoder_as_it_is(styles):
@@ -134,7 +139,7 @@ def test_without_strength_the_content_goes_through_the_decoder_as_it_is(styles):
     batch = torch.rand((1, 3, 176, 184), generator=torch.Generator().manual_seed(2))
     margin = round_up(found.footprint.halo, 4)
     rebuilt = found.decoder(found._answers(batch))[0, :, margin:-margin, margin:-margin].permute(1, 2, 0).numpy()
-    matrix, shift = change_of(found.made, found.colours)
+    matrix, shift = change_of(found.mixes[0].made, found.colours)
     wanted = rebuilt @ matrix.T + shift
     assert rebuilt.std() > 0.005 and np.allclose(found(batch)[0].permute(1, 2, 0).numpy(), wanted, atol=1e-4)
     assert not np.allclose(prepared(styles[:1], picture(80, 96, 2))(batch)[0].permute(1, 2, 0).numpy(), wanted, atol=1e-2)
@@ -180,8 +185,8 @@ def test_threads_that_prepare_at_once_share_one_measurement_of_the_styles(styles
     sources = [ArraySource(picture(64, 72, seed)) for seed in range(4)]
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda source: shared.fitted(source.spec).prepare(source, 0), sources))
-    assert all([look.weight for look in one.styles] == [0.5, 0.5] for one in found)
-    assert len({id(look) for one in found for look in one.styles}) == 2
+    assert all([look.weight for look in one.mixes[0].looks] == [0.5, 0.5] for one in found)
+    assert len({id(look) for one in found for look in one.mixes[0].looks}) == 2
 
 
 def test_a_picture_in_its_own_style_is_decoded_as_it_is(tmp_path):
@@ -191,14 +196,14 @@ def test_a_picture_in_its_own_style_is_decoded_as_it_is(tmp_path):
     batch = torch.from_numpy(pixels.transpose(2, 0, 1) / np.float32(255))[None]
     answers = found._answers(batch)
     inner = (..., slice(8, -8), slice(8, -8))
-    assert torch.allclose(found._laid(found._nearest(answers))[inner], answers[inner], atol=1e-4)
+    assert torch.allclose(laid(found, answers)[inner], answers[inner], atol=1e-4)
 
 
 def test_a_large_style_is_seen_in_windows_as_at_once(styles, tmp_path, monkeypatch):
     path = tmp_path / "large.tif"
     tifffile.imwrite(path, picture(1100, 1500, 30), tile=(256, 256), photometric="rgb")
     monkeypatch.setattr(fast, "_CORE", 100)
-    found = prepared([str(path)], picture(64, 64, 1)).styles[0].patches
+    found = prepared([str(path)], picture(64, 64, 1)).mixes[0].looks[0].patches
     small = read_rgb(path, fast.STYLE_SIZE)
     assert small.shape == (375, 512, 3)
     one = predictor(styles)
@@ -210,7 +215,10 @@ def test_a_large_style_is_seen_in_windows_as_at_once(styles, tmp_path, monkeypat
 def test_style_scale_makes_the_style_larger(styles, tmp_path):
     path = tmp_path / "large.png"
     Image.fromarray(picture(300, 400, 30)).save(path)
-    counts = [len(prepared([str(path)], picture(64, 64, 1), style_scale=scale).styles[0].patches.keys) for scale in (0.125, 0.25)]
+    counts = [
+        len(prepared([str(path)], picture(64, 64, 1), style_scale=scale).mixes[0].looks[0].patches.keys)
+        for scale in (0.125, 0.25)
+    ]
     assert counts == [12 * 16, 24 * 32]
 
 
@@ -220,8 +228,8 @@ def test_styles_are_mixed_by_their_weights(styles):
     alone = [prepared([style], pixels) for style in styles]
     mixed = prepared([styles[0] + ":3", styles[1]], pixels)
     answers = mixed._answers(batch)
-    first, second = (each._laid(each._nearest(answers)) for each in alone)
-    assert torch.allclose(mixed._laid(mixed._nearest(answers)), 0.75 * first + 0.25 * second, atol=1e-5)
+    first, second = (laid(each, answers) for each in alone)
+    assert torch.allclose(laid(mixed, answers), 0.75 * first + 0.25 * second, atol=1e-5)
 
 
 @pytest.mark.parametrize("colors", ["none", "luminance", "histogram"])
@@ -265,7 +273,7 @@ def test_large_pictures_are_measured_in_some_windows(styles, monkeypatch):
     one, same = prepared(styles, pixels), prepared(styles, pixels)
     assert one.statistics() == same.statistics() != every.statistics()
     assert float((one.content.covariance - every.content.covariance).norm() / every.content.covariance.norm()) < 0.2
-    assert np.allclose(one.made.mean, every.made.mean, atol=0.03)
+    assert np.allclose(one.mixes[0].made.mean, every.mixes[0].made.mean, atol=0.03)
 
 
 def test_a_plan_holds_what_the_styles_take():

@@ -9,18 +9,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch import nn
 
 from i2i.contracts import DensePredictor, Footprint, ImageSpec, Runtime
 from i2i.errors import ModelError, PluginError, UsageError
 from i2i.formats.views import ArraySource
-from i2i.frozen import frozen, measure, sample_regions, sample_windows
+from i2i.frozen import frozen, measure, sample_regions, sample_windows, seen
+from i2i.geometry import Region, round_up
 from i2i.models import open_model, save_model
 from i2i.testing import assert_predictor_contract, blobs
 from i2i_style.colours import luminance
 from i2i_style.feedforward import TransferPredictor, load_transfer
 from i2i_style.options import StylizeOptions
-from i2i_style.transformer import Transformer, TransformerConfig, folded
+from i2i_style.transformer import STRIDE, Transformer, TransformerConfig, folded
 
 TINY = TransformerConfig(channels=4, blocks=1)
 
@@ -202,7 +204,7 @@ def test_a_header_that_cannot_be_used_is_said_with_the_file(tmp_path, header, wo
     ("options", "words"),
     [
         ({"style": ["a.jpg"]}, "--style: .* leave out --style, or --model"),
-        ({"mask": ["a.png"]}, "--mask: .* leave out"),
+        ({"mask": ["a.png", "b.png"]}, "--mask: 2 for 1 of --style"),
         ({"strength": 0.5}, "--strength: .* leave out"),
         ({"style_scale": 2.0}, "--style-scale: .* leave out"),
         ({"keep_colors": "histogram"}, "take luminance"),
@@ -211,6 +213,22 @@ def test_a_header_that_cannot_be_used_is_said_with_the_file(tmp_path, header, wo
 def test_options_that_a_network_of_one_style_has_no_use_for_are_refused(tmp_path, options, words):
     with pytest.raises(UsageError, match=words):
         load_transfer(written(tmp_path), StylizeOptions(**options), Runtime())
+
+
+def test_outside_of_a_mask_the_photograph_stays_as_it_is(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (72, 96, 3), np.uint8)
+    inside = np.zeros((72, 96), np.uint8)
+    inside[:, 48:] = 255
+    Image.fromarray(inside).save(tmp_path / "mask.png")
+    source = ArraySource(pixels)
+    kept, alone = (predictor(mask=mask).fitted(source.spec).prepare(source, 0) for mask in ([str(tmp_path / "mask.png")], []))
+    margin = round_up(alone.footprint.halo, STRIDE)
+    window = Region(0, 0, 72, 96).grow(margin)
+    one, other = (
+        each(torch.from_numpy(seen(source, each, window)).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
+        for each in (kept, alone)
+    )
+    assert np.allclose(one[:, :48], pixels[:, :48] / 255, atol=1e-6) and np.allclose(one[:, 48:], other[:, 48:], atol=1e-5)
 
 
 def test_by_default_the_colours_are_the_styles():

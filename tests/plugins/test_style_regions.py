@@ -14,7 +14,7 @@ from PIL import Image
 from i2i.errors import InputError, UsageError
 from i2i_style import regions
 from i2i_style.encoder import Encoder, EncoderConfig
-from i2i_style.regions import Mask, check_mask, parse_masks, pooled, read_mask
+from i2i_style.regions import Mask, check_mask, parse_masks, pooled, read_mask, read_shares
 from i2i_style.styles import parse_styles
 
 SIZE = (60, 90)
@@ -125,6 +125,18 @@ def test_every_size_of_the_same_picture_has_its_aspect(height, width, longest):
     factor = longest / max(height, width)
     size = max(1, round(height * factor)), max(1, round(width * factor))
     regions._check(Path("m.png"), regions.ImageSpec(height, width), size)
+
+
+def test_what_pictures_give_sums_to_how_far_it_is_inside(tmp_path):
+    """Where both masks are, the styles share by their weights."""
+    y = np.arange(SIZE[0])[:, None] + np.zeros(SIZE[1])
+    top = saved(tmp_path / "top.png", np.where(y < 40, 255, 0).astype(np.uint8))
+    middle = saved(tmp_path / "middle.png", np.where((y >= 20) & (y < 50), 255, 0).astype(np.uint8))
+    found = read_shares((top, middle), parse_styles(["a.jpg:3", "b.jpg"]), SIZE)[:, :, 0].T
+    wanted = {0: (1, 0), 30: (0.75, 0.25), 45: (0, 1), 55: (0, 0)}
+    for row, shares in wanted.items():
+        assert np.allclose(found[row], shares, atol=1e-6)
+    assert read_shares((), (), SIZE) is None
 
 
 def test_a_mask_without_an_inside_is_refused(tmp_path):
