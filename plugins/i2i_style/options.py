@@ -28,7 +28,7 @@ class StylizeOptions:
     )
     mask: list[str] = option(  # noqa: RUF009
         [],
-        help="where a style applies: an image, 0 is outside; not:IMAGE for its opposite; one for each --style, in order, or for --model",
+        help="where a style applies: an image, 0 is outside; not:IMAGE for its opposite; one for each --style, in their order",
         metavar="IMAGE",
         panel=STYLE,
     )
