@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -15,7 +14,7 @@ import typer
 from rich.markup import escape
 from typer.core import TyperCommand, TyperGroup
 
-from i2i.cli import console
+from i2i.cli import console, interrupt
 from i2i.errors import I2IError, unforeseen
 from i2i.installed import commands
 from i2i.version import __version__
@@ -169,27 +168,24 @@ def _root_parameters() -> list[Any]:
     return list(typer.main.get_group(app).params)
 
 
-def _terminated(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Run the program on ``arguments`` (those of the process by default) and exit."""
     logging.getLogger("asyncio").addHandler(logging.NullHandler())  # what Zarr leaves of a failed write: its error says it
-    signal.signal(signal.SIGTERM, _terminated)
+    interrupt.listen()
     words = sys.argv[1:] if arguments is None else arguments
     verbose = "-v" in words or "--verbose" in words
     if verbose:
         logging.basicConfig(format="%(name)s: %(message)s")
         logging.getLogger("i2i").setLevel(logging.DEBUG)
     code = _run(words, verbose)
-    if code and os.environ.get("WORLD_SIZE", "1") != "1":
+    if (code and os.environ.get("WORLD_SIZE", "1") != "1") or (code == 130 and arguments is None):
         _leave(code)
     sys.exit(code)
 
 
 def _leave(code: int) -> None:
-    """End the process at once. For one of several that train together: torch's teardown, where another is gone, may abort it."""
+    """End the process at once. For one of several that train together: torch's teardown, where another is gone, may abort it. And
+    for one that was interrupted: an interrupt within ``exec`` makes Python end itself by SIGINT, whatever the exit code."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()

@@ -15,7 +15,7 @@ from typing import Any
 import typer
 
 from i2i import api
-from i2i.cli import console
+from i2i.cli import console, interrupt
 from i2i.cli.figures import number, tables
 from i2i.cli.generate import command, named, parameters, positional
 from i2i.contracts import Task
@@ -55,6 +55,7 @@ class _Ticker:
             self._bar.stop()
 
     def report(self, step: int, steps: int, values: Mapping[str, float]) -> None:
+        interrupt.check()
         if step <= self._last:  # the next step of a scheme, whose losses are others
             self._first, self._least = None, 0
         self._last = step

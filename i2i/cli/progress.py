@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from i2i.cli import console
+from i2i.cli import console, interrupt
 from i2i.report import FAILED, PLANNED, RunReport
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class Progress:
         """The engine's progress for one image."""
 
         def update(stage: str, share: float) -> None:
+            interrupt.check()
             if self._bar:
                 self._move(item, stage, share)
             elif not self.silent and share < 1 and time.monotonic() - self._told > _EVERY:

@@ -254,3 +254,25 @@ def test_a_file_torch_where_it_is_started_is_not_meant(folder):
         [sys.executable, "-m", "i2i", "info", "a.png"], env=environment, capture_output=True, text=True, check=False
     )
     assert ended.returncode == 0, ended.stderr
+
+
+_SWALLOWED = """
+import contextlib, signal
+from i2i_unet.predictor import UNetPredictor
+normalize = UNetPredictor.normalize
+def swallowing(self, pixels):
+    with contextlib.suppress(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    return normalize(self, pixels)
+UNetPredictor.normalize = swallowing
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""
+
+
+def test_an_interrupt_that_a_library_swallows_ends_the_run_all_the_same(process, folder, model):
+    """As torch does while it imports what may be missing."""
+    save("a.png", picture(64, 80))
+    with process("segment", "a.png", "-o", "out.png", "--model", model, before=_SWALLOWED) as running:
+        out, err = running.communicate(timeout=60)
+    assert (running.returncode, out, err.splitlines()[-1:]) == (130, b"", [b"interrupted"])
+    assert files(folder) == ["a.png"]
