@@ -105,7 +105,7 @@ class Loaded:
         run, loader = self.session.run, self.session.loader
         finite, _ = make_finite(_source(pixels, spec), run.nan, "the array")
         image, _ = with_pixel_size(finite, run.pixel_size)
-        scaling, _ = factors(image.spec, self.models, "the array")
+        scaling, _ = factors(image.spec, self.models, "the array", self.predictor.resample)
         source = resampled(image, scaling) if scaling else image
         fitted = self.predictor.fitted(source.spec)
         if fitted.size:

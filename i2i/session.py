@@ -179,7 +179,7 @@ class Session:
         """What can be refused before anything is computed: the model, the kind of result, its format, an output that exists."""
         image = opened.source
         models, predictor, runtime = self.loader.for_image(image.spec, item.name)
-        scaling, told = factors(image.spec, models, item.name)
+        scaling, told = factors(image.spec, models, item.name, predictor.resample)
         opened.warnings.extend(told)
         source = resampled(image, scaling) if scaling else image
         predictor = predictor.fitted(View(source).spec)

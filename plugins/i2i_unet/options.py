@@ -24,6 +24,12 @@ LOSSES = ("weighted", "cross-entropy", "dice", "weighted+dice", "cross-entropy+d
 class SegmentOptions:
     """``i2i segment``, beyond those of every image command."""
 
+    zoom: float = option(
+        0.0,
+        help="the network sees the image so many times larger (default: as pixel sizes say; 1: as it is, 0.5: half as large)",
+        panel=MODEL,
+        minimum=0,
+    )
     tta: bool = option(False, help="the mean over 8 flips and rotations of each window: 8 times the time", panel=MODEL)
     float_: bool = option(False, flag="--float", help="probabilities, as float32, 0 to 1 (without: uint8, 0 to 255)", panel=INPUT)
 
