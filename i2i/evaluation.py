@@ -13,6 +13,7 @@ from i2i import batch
 from i2i import options as option_types
 from i2i.contracts import Array, Compared
 from i2i.errors import InputError, UsageError
+from i2i.files import stem_of
 from i2i.formats import builtin_formats, open_image
 from i2i.formats.views import read_whole
 from i2i.publish import renamed
@@ -50,7 +51,7 @@ def evaluate(
     if whole is not None:
         if inside:
             raise UsageError("--inside goes with images that are compared pixel by pixel; leave it out")
-        return EvalReport(whole, {Path(truth).stem: whole})
+        return EvalReport(whole, {stem_of(Path(truth).name): whole})
     images = {}
     pairs = pairs_of(Path(prediction), Path(truth))
     masks = {name: path for name, path, _ in pairs_of(Path(inside), Path(truth), "mask")} if inside else {}
@@ -91,7 +92,7 @@ def pairs_of(prediction: Path, truth: Path, kind: str = "prediction") -> list[tu
     their paths without suffix. Every truth needs a prediction, or what else ``kind`` says the first are. Raises
     ``InputError`` or ``UsageError``."""
     if not truth.is_dir():
-        return [(truth.stem, prediction, truth)]
+        return [(stem_of(truth.name), prediction, truth)]
     if not prediction.is_dir():
         raise InputError(f"{prediction}: {truth} is a folder, so give a folder of {kind}s with the same names")
     predictions, truths = _named(prediction), _named(truth)

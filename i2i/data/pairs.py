@@ -1,4 +1,4 @@
-"""Files to learn from: images, and masks of the same names."""
+"""Files to learn from: images, and masks of the same names, or of names with a common ending."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from i2i.contracts import Array, ImageSpec
 from i2i.data.crops import Example
 from i2i.errors import TrainingError
+from i2i.files import stem_of
 from i2i.formats import builtin_formats, open_image
 from i2i.formats.views import read_whole
 from i2i.normalize import Normalization
@@ -31,32 +32,43 @@ _FEW = 32
 
 @dataclass(frozen=True)
 class Pair:
-    """An image and its truth: files of the same stem."""
+    """An image and its truth: files of the same name but for the suffix."""
 
     image: Path
     truth: Path
 
 
-def find_pairs(images: Path, truths: Path, suffixes: Iterable[str]) -> list[Pair]:
-    """The files of two folders that share their stem, sorted. Raises ``TrainingError`` naming the first that has no partner."""
-    found = {folder: _by_stem(folder, tuple(suffixes)) for folder in (images, truths)}
-    for folder, other in ((images, truths), (truths, images)):
-        lone = sorted(set(found[folder]) - set(found[other]))
+def find_pairs(images: Path, truths: Path, suffixes: Iterable[str], ending: str = "") -> list[Pair]:
+    """The files of two folders that share their names but for the suffix (:func:`~i2i.files.stem_of`), sorted. ``ending``: what
+    the names of truths have more, such as ``_masks``: files with it are no images, without it no truths, and the folders may be
+    one. Raises ``TrainingError`` naming the first that has no partner."""
+    known = tuple(suffixes)
+    named = _named(images, known), _named(truths, known)
+    found = {name: path for name, path in named[0].items() if not (ending and name.endswith(ending))}
+    true = {name.removesuffix(ending): path for name, path in named[1].items() if name.endswith(ending)}
+    for files, folder, kind in ((found, images, "does not end"), (true, truths, "ends")):
+        if not files:
+            raise TrainingError(f"{folder}: holds no image whose name {kind} in {ending}")
+    for files, others, other, more in ((found, true, truths, ending), (true, found, images, "")):
+        lone = sorted(set(files) - set(others))
         if lone:
-            raise TrainingError(f"{found[folder][lone[0]]}: no file of that name in {other} ({len(lone)} such in all)")
-    return [Pair(found[images][stem], found[truths][stem]) for stem in sorted(found[images])]
+            name = f"named {lone[0]}{more}" if ending else "of that name"
+            raise TrainingError(f"{files[lone[0]]}: no file {name} in {other} ({len(lone)} such in all)")
+    return [Pair(found[name], true[name]) for name in sorted(found)]
 
 
-def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+def _named(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+    """The images in a folder by their names without suffix."""
     if not folder.is_dir():
         raise TrainingError(f"{folder}: no such folder")
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in suffixes:
+        name = stem_of(path.name)
+        if path.suffix.lower() not in suffixes or path.name.startswith("."):
             continue
-        if path.stem in files:
-            raise TrainingError(f"{path}: {files[path.stem].name} has the same name; keep one of them")
-        files[path.stem] = path
+        if name in files:
+            raise TrainingError(f"{path}: {files[name].name} has the same name; keep one of them")
+        files[name] = path
     if not files:
         raise TrainingError(f"{folder}: holds no image ({', '.join(suffixes)})")
     return files

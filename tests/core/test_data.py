@@ -68,6 +68,40 @@ def test_files_of_one_stem_are_a_pair(tmp_path: Path) -> None:
     assert found == [Pair(images / "a.PNG", truths / "a.tif"), Pair(images / "b.tif", truths / "b.png")]
 
 
+def test_a_suffix_of_two_parts_is_one_as_everywhere_in_i2i(tmp_path: Path) -> None:
+    images = make_files(tmp_path / "images", "a.ome.tif", "b.OME.TIFF", "c.1.png", "._a.tif")
+    truths = make_files(tmp_path / "truths", "a.tif", "b.ome.tif", "c.1.tif")
+    found = find_pairs(images, truths, (".png", ".tif", ".tiff"))
+    assert [(pair.image.name, pair.truth.name) for pair in found] == [
+        ("a.ome.tif", "a.tif"),
+        ("b.OME.TIFF", "b.ome.tif"),
+        ("c.1.png", "c.1.tif"),
+    ]
+
+
+def test_masks_with_an_ending_may_lie_among_their_images(tmp_path: Path) -> None:
+    images = make_files(tmp_path / "images", "a.tif", "a_masks.png", "b.ome.tif", "b_masks.tif")
+    found = find_pairs(images, images, (".png", ".tif"), "_masks")
+    assert found == [Pair(images / "a.tif", images / "a_masks.png"), Pair(images / "b.ome.tif", images / "b_masks.tif")]
+    masks = make_files(tmp_path / "masks", "a_masks.png", "b_masks.tif", "a_flows.tif")
+    assert [pair.truth.parent.name for pair in find_pairs(images, masks, (".png", ".tif"), "_masks")] == ["masks"] * 2
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [
+        (["a.png", "b.png", "b_masks.png"], r"a.png: no file named a_masks in .*images \(1 such"),
+        (["a.png", "a_masks.png", "c_masks.png"], r"c_masks.png: no file named c in .*images \(1 such"),
+        (["a.png"], "images: holds no image whose name ends in _masks"),
+        (["a_masks.png"], "images: holds no image whose name does not end in _masks"),
+    ],
+)
+def test_images_and_masks_with_an_ending_that_make_no_pairs_are_named(tmp_path: Path, names: list[str], text: str) -> None:
+    images = make_files(tmp_path / "images", *names)
+    with pytest.raises(TrainingError, match=text):
+        find_pairs(images, images, (".png",), "_masks")
+
+
 @pytest.mark.parametrize(
     ("images", "truths", "text"),
     [
