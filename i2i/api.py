@@ -13,6 +13,7 @@ from i2i import options as option_types
 from i2i.backends import has_bf16, pick_device, start_torch
 from i2i.begin import canvas_bytes, plan_plane
 from i2i.canvas import MemoryCanvas
+from i2i.channels import in_order
 from i2i.contracts import Array, ImageSpec, Model, Output, Predictor, Runtime, TrainingRun
 from i2i.engine import Job, run_job
 from i2i.errors import InputError, OutputError, UsageError
@@ -98,13 +99,14 @@ class Loaded:
     def __call__(self, pixels: Array, **spec: Any) -> Array:
         """(H, W) or (H, W, C), any real dtype -> (H, W) or (H, W, C) of the kind asked for, of the array's height and width or
         of those that the method's options say. ``spec``: fields of ``ImageSpec``, such as ``pixel_size``: where it is not the
-        model's, the network sees the array resampled.
+        model's, the network sees the array resampled; of ``channel_names``, those of the model are taken, in its order.
 
         Raises ``InputError`` for another shape, an empty array, channels that the model does not take, NaN (but see ``nan``).
         """
         run, loader = self.session.run, self.session.loader
         finite, _ = make_finite(_source(pixels, spec), run.nan, "the array")
-        image, _ = with_pixel_size(finite, run.pixel_size)
+        named = in_order(finite, loader.channel_names(finite.spec))
+        image, _ = with_pixel_size(named, run.pixel_size)
         scaling, _ = factors(image.spec, self.models, "the array", self.predictor.resample)
         source = resampled(image, scaling) if scaling else image
         fitted = self.predictor.fitted(source.spec)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from i2i.channels import in_order
 from i2i.contracts import Array, ImageSpec
 from i2i.data.crops import Example
 from i2i.errors import TrainingError
 from i2i.files import stem_of
 from i2i.formats import builtin_formats, open_image
-from i2i.formats.views import read_whole
+from i2i.formats.views import read_whole, select
 from i2i.normalize import Normalization
+
+AnyOptions = TypeVar("AnyOptions", bound=Any)
 
 IGNORED = -1
 """The truth of pixels that are not learnt from."""
@@ -74,27 +78,51 @@ def _named(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     return files
 
 
-def load_pairs(images: Path, masks: Path, normalization: Normalization, ignore: int = IGNORED) -> list[Example]:
+def masks_beside(options: AnyOptions) -> AnyOptions:
+    """With ``--mask-suffix``, masks lie among their images where no folder is given for them."""
+    if not options.mask_suffix:
+        return options
+    places = {"masks": options.masks or options.images, "val_masks": options.val_masks or options.val_images}
+    return replace(options, **places)
+
+
+def load_pairs(
+    images: Path,
+    masks: Path,
+    normalization: Normalization,
+    ignore: int = IGNORED,
+    *,
+    ending: str = "",
+    channels: str = "",
+    names: Sequence[str] = (),
+) -> list[Example]:
     """The images of one folder with their masks of another, sorted by name; ``ignore``: the value of mask pixels that are not
-    learnt from. Raises ``TrainingError`` that names the file that does not fit, ``InputError`` for one that cannot be read."""
+    learnt from; ``ending``: what the names of masks have more (:func:`find_pairs`); ``channels`` and ``names``: those of the
+    images (:func:`load_image`). Raises ``TrainingError`` that names the file that does not fit, ``InputError`` for one that
+    cannot be read, ``UsageError`` for channels that are not there."""
     suffixes = [suffix for form in builtin_formats() for suffix in form.suffixes]
-    return [_load(pair, normalization, ignore) for pair in find_pairs(images, masks, suffixes)]
+    found = []
+    for pair in find_pairs(images, masks, suffixes, ending):
+        image, spec = load_image(pair.image, normalization, channels, names)
+        truth = load_labels(pair.truth, (spec.height, spec.width), ignore)
+        found.append(Example(image, truth, pair.image.name, spec=spec))
+    return found
 
 
-def _load(pair: Pair, normalization: Normalization, ignore: int) -> Example:
-    image = load_image(pair.image, normalization)
-    return Example(image, load_labels(pair.truth, (image.shape[1], image.shape[2]), ignore), pair.image.name)
-
-
-def load_image(path: Path, normalization: Normalization) -> Tensor:
-    """(C, H, W) float32: the pixels of an image of one plane, normalised by its own statistics. Raises ``TrainingError`` for
-    several planes, NaN or Inf, and ``InputError`` for a file that cannot be read."""
-    with closing(open_image(path)) as source:
-        _check_planes(source.spec, path)
+def load_image(
+    path: Path, normalization: Normalization, channels: str = "", names: Sequence[str] = ()
+) -> tuple[Tensor, ImageSpec]:
+    """(C, H, W) float32: the pixels of an image of one plane, normalised by its own statistics; and what its file says of them.
+    ``channels``: those to take, by index or name as ``--channels`` has it; without it, ``names``: of the channels to take in this
+    order where the image has them all. Raises ``TrainingError`` for several planes, NaN or Inf, ``InputError`` for a file that
+    cannot be read, ``UsageError`` for channels that are not there."""
+    with closing(open_image(path)) as opened:
+        _check_planes(opened.spec, path)
+        source = select(opened, 0, None, channels, path) if channels else in_order(opened, names)
         pixels = torch.from_numpy(normalization.freeze(source, 0).apply(read_whole(source, path)))
     if not bool(pixels.isfinite().all()):
         raise TrainingError(f"{path}: holds NaN or Inf; put numbers in their place")
-    return pixels.permute(2, 0, 1).contiguous()
+    return pixels.permute(2, 0, 1).contiguous(), source.spec
 
 
 def load_labels(path: Path, shape: tuple[int, int], ignore: int = IGNORED) -> Tensor:

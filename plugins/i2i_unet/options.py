@@ -13,6 +13,7 @@ from i2i.options import (
     NETWORK,
     SCHEDULE,
     AugmentationOptions,
+    PairOptions,
     ScheduleOptions,
     option,
 )
@@ -39,7 +40,12 @@ class _SegmentationOptions:
     """What is learnt, and by which network."""
 
     images: str = option(help="folder of images", panel=DATA, metavar="DIR")
-    masks: str = option(help="folder of masks of the same names and sizes, 0 is background", panel=DATA, metavar="DIR")
+    masks: str = option(
+        "",
+        help="folder of masks of the same names and sizes, 0 is background (default with --mask-suffix: --images)",
+        panel=DATA,
+        metavar="DIR",
+    )
     val_images: str = option("", help="images to validate on (default: every tenth of --images)", panel=DATA, metavar="DIR")
     val_masks: str = option("", help="their masks", panel=DATA, metavar="DIR")
     target: str = option(
@@ -90,7 +96,7 @@ class _SegmentationOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(AugmentationOptions, ScheduleOptions, _SegmentationOptions):
+class TrainOptions(AugmentationOptions, ScheduleOptions, PairOptions, _SegmentationOptions):
     """``i2i train segment``. Its options are in the order of the last base first."""
 
     batch: int = option(

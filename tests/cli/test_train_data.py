@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from i2i.models import open_model
+import i2i as package
+from i2i.models import open_model, save_model
+from tests.cli.conftest import tiny_network
 from tests.cli.kit import done, files, load, picture, refused, save
-from tests.cli.lessons import TINY, ids
+from tests.cli.lessons import BRIEF, TINY, ids
+from tests.cli.test_train_instances import TINY as MASKRCNN
 
 UM = {"PhysicalSizeXUnit": "µm", "PhysicalSizeYUnit": "µm"}
 
@@ -19,7 +24,7 @@ def train(i2i):
 
 
 def header(path="m.safetensors"):
-    return open_model(path).config
+    return open_model(Path(path)).config
 
 
 # ----------------------------------------------------------------------------------------------------------------- pairs
@@ -33,3 +38,172 @@ def test_labels_that_i2i_wrote_are_masks_of_their_images(train, i2i, folder):
     done(train("--images", "images", "--masks", "masks", "-o", "m.safetensors"))
     done(i2i("segment", "images", "-o", "found", "--model", "m.safetensors"))
     done(i2i("eval", "segment", "found", "masks"))
+
+
+def _beside(ending, count=2):
+    """Images and their masks in one folder, ``data``, as cellpose has them."""
+    for number in range(count):
+        save(f"data/{number}.png", picture(64, 80, seed=number))
+        save(f"data/{number}{ending}.tif", ids(number).astype(np.uint16))
+
+
+@pytest.mark.parametrize("task", ["segment", "instances"])
+def test_masks_lie_among_their_images(i2i, task):
+    _beside("_masks")
+    words = TINY if task == "segment" else MASKRCNN
+    told = done(i2i("train", task, "--images", "data", "--mask-suffix", "_masks", *words, "--steps", 2, "-o", "m.safetensors"))
+    assert "1 images to train on, 1 to validate" in told.err
+    assert "mask_suffix" not in header()["training"]["options"]
+
+
+def test_masks_for_validation_lie_among_their_images_too(train, folder):
+    _beside("-segment", 3)
+    (folder / "data").rename(folder / "learn")
+    _beside("-segment", 1)
+    told = done(train("--images", "learn", "--val-images", "data", "--mask-suffix", "-segment", "-o", "m.safetensors"))
+    assert "3 images to train on, 1 to validate" in told.err
+
+
+def test_without_masks_or_their_ending_nothing_is_trained(train, i2i):
+    _beside("_masks")
+    refused(train("--images", "data", "-o", "m.safetensors"), 2, "--masks", "--mask-suffix")
+    refused(train("--images", "data", "--mask-suffix", "_seg", "-o", "m.safetensors"), 1, "data", "ends in _seg")
+    words = ["--images", "data", "--coco", "x.json", "--mask-suffix", "_masks", "-o", "m.safetensors"]
+    refused(i2i("train", "instances", *words), 2, "--mask-suffix: is of --masks")
+
+
+# ------------------------------------------------------------------------------------------------------------ pixel sizes
+
+
+def _sized(*sizes):
+    """An image for each pixel size in micrometres, and their masks."""
+    for number, size in enumerate(sizes):
+        told = {"PhysicalSizeX": size, "PhysicalSizeY": size} | UM if size else {}
+        save(f"images/{number}.tif", picture(64, 80, seed=number), ome=True, metadata={"axes": "YX"} | told)
+        save(f"masks/{number}.tif", ids(number).astype(np.uint16))
+
+
+DATA = ["--images", "images", "--masks", "masks", "-o", "m.safetensors"]
+
+
+@pytest.mark.parametrize("task", ["segment", "instances"])
+def test_a_model_knows_the_pixel_size_of_its_images(i2i, task):
+    _sized(0.5, 0.502, 0.5)
+    words = TINY if task == "segment" else MASKRCNN
+    told = done(i2i("train", task, *DATA, *words, "--steps", 2)).err
+    assert header()["pixel_size"] == 0.5 and "pixels of 0.5 um: the model is told" in told
+    save("a.tif", picture(), ome=True, metadata={"axes": "YX", "PhysicalSizeX": 1.0, "PhysicalSizeY": 1.0} | UM)
+    assert done(i2i(task, "a.tif", "--model", "m.safetensors", "-o", "x.tif", "--json")).run["resampled"] == [2.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words", "found", "told"),
+    [
+        ([0.5, 0.52], [], None, "pixel sizes differ (from 0.5 to 0.52 um): the model is told none; --pixel-size UM"),
+        ([0.5, None], [], None, "pixel sizes differ (1 of 2 images do not say theirs)"),
+        ([0.5, None], ["--pixel-size", "0.25"], 0.25, ""),
+        ([None, None], [], None, ""),
+    ],
+)
+def test_pixel_sizes_that_differ_are_told_and_the_option_settles_it(train, sizes, words, found, told):
+    _sized(*sizes)
+    err = done(train(*DATA, *words)).err
+    assert header().get("pixel_size") == found and told in err and ("pixel size" in err) == bool(told)
+
+
+# --------------------------------------------------------------------------------------------------------------- channels
+
+
+def _named(path, names, seed):
+    """Channels of those names: nuclei as DAPI, noise as GFP, a flat RFP."""
+    plain = picture(64, 80, seed=seed)
+    noise = np.random.default_rng(seed).integers(0, 250, plain.shape, np.uint8)
+    known = {"DAPI": plain, "GFP": noise, "RFP": plain // 4 + noise // 8}
+    pixels = np.stack([known.get(name, plain) for name in names])
+    told = {"axes": "CYX", "Channel": {"Name": list(names)}} if names[0] else {"axes": "CYX"}
+    return save(path, pixels, ome=True, metadata=told, photometric="minisblack")
+
+
+def _images(*each):
+    for number, names in enumerate(each):
+        _named(f"images/{number}.tif", names, number)
+        save(f"masks/{number}.tif", ids(number).astype(np.uint16))
+
+
+def _run(i2i, name, *words):
+    words = [name, "--model", "m.safetensors", "--as", "probabilities", "--precision", "fp32", *words]
+    reported = done(i2i("segment", *words, "-o", "x.tif", "--overwrite", "--json")).run
+    return load("x.tif"), reported["notes"], reported["warnings"]
+
+
+ORDER = ("DAPI", "GFP", "RFP")
+
+
+def test_a_model_finds_its_channels_by_name(train, i2i):
+    _images(ORDER, ORDER)
+    done(train(*DATA))
+    assert header()["channel_names"] == list(ORDER)
+    expected, notes, warnings = _run(i2i, _named("same.tif", ORDER, 7))
+    assert (notes, warnings) == ([], [])
+    for names in (("RFP", "DAPI", "GFP"), ("Cy5", "GFP", "RFP", "DAPI")):
+        found, notes, warnings = _run(i2i, _named("other.tif", names, 7))
+        assert np.array_equal(found, expected) and warnings == []
+        assert notes == ["the channels DAPI, GFP, RFP are taken by name, in the model's order"]
+    loaded = package.load("segment", model="m.safetensors", precision="fp32", as_="probabilities")
+    found = loaded(np.moveaxis(load("other.tif"), 0, 2), channel_names=names)
+    assert np.array_equal(np.moveaxis(found, 2, 0), expected)
+
+
+def test_channels_of_other_names_are_a_warning_and_those_without_are_none(train, i2i):
+    _images(ORDER, ORDER)
+    done(train(*DATA))
+    _named("a.tif", ORDER, 7), _named("b.tif", ("DAPI", "GFP", "Cy3"), 7), _named("c.tif", ("", "", ""), 7)
+    warned = "its channels are {}, m was trained on DAPI, GFP, RFP; taken in this order (--channels chooses)"
+    assert _run(i2i, "b.tif")[1:] == ([], [warned.format("DAPI, GFP, Cy3")])
+    assert _run(i2i, "c.tif")[1:] == ([], [])
+    found, notes, warnings = _run(i2i, "a.tif", "--channels", "2,0,1")
+    assert (notes, warnings) == ([], [warned.format("RFP, DAPI, GFP")])
+    assert not np.array_equal(found, _run(i2i, "a.tif")[0])
+
+
+def test_channels_that_are_chosen_for_training_are_found_again(train, i2i):
+    _images(ORDER, ("GFP", "DAPI"))
+    done(train(*DATA, "--channels", "DAPI"))
+    assert header()["channel_names"] == ["DAPI"] and header()["network"]["channels"] == 1
+    expected = _run(i2i, _named("one.tif", ("DAPI", "GFP"), 7), "--channels", "0")[0]
+    found, notes, _ = _run(i2i, _named("two.tif", ORDER, 7))
+    assert np.array_equal(found, expected) and "DAPI are taken by name" in notes[0]
+    done(train(*DATA[:-1], "n.safetensors", "--channels", "0"))
+    assert "channel_names" not in header("n.safetensors")
+    refused(train(*DATA[:-1], "o.safetensors", "--channels", "RFP"), 2, "--channels RFP", "images/1.tif", "GFP, DAPI")
+
+
+def test_names_that_differ_among_the_images_are_told_and_not_written(train):
+    _images(ORDER, ("RFP", "DAPI", "GFP"))
+    told = done(train(*DATA)).err
+    assert "channel names differ (DAPI, GFP, RFP and RFP, DAPI, GFP): the model is told none" in told
+    assert "channel_names" not in header()
+
+
+def test_training_that_goes_on_from_a_model_takes_its_channels_in_its_order(train, i2i):
+    _images(ORDER, ORDER)
+    done(train(*DATA))
+    _images(("RFP", "DAPI", "GFP"), ORDER)
+    done(i2i("train", "segment", *DATA[:-1], "n.safetensors", "--from", "m.safetensors", "--steps", 2, *BRIEF))
+    assert header("n.safetensors")["channel_names"] == list(ORDER)
+
+
+def test_instances_find_their_channels_by_name(i2i):
+    _images(ORDER, ORDER)
+    done(i2i("train", "instances", *DATA, *MASKRCNN, "--steps", 2, "--channels", "GFP,DAPI"))
+    assert header()["channel_names"] == ["GFP", "DAPI"]
+    told = done(i2i("instances", _named("a.tif", ORDER, 7), "--model", "m.safetensors", "-o", "x.tif", "--json")).run
+    assert "GFP, DAPI are taken by name" in told["notes"][0] and told["warnings"] == []
+
+
+@pytest.mark.parametrize("names", [7, ["a", 1], ["a\nb"], [""], "DAPI"])
+def test_a_model_whose_channel_names_are_none_is_refused(i2i, names):
+    made, weights = tiny_network(channel_names=names)
+    save_model(Path("m.safetensors"), weights, made)
+    _named("a.tif", ("DAPI",), 7)
+    refused(i2i("segment", "a.tif", "--model", "m.safetensors"), 1, "m.safetensors", "channel_names")

@@ -141,7 +141,7 @@ def shape_of(dtype: str = "uint8", value: int = 1) -> np.ndarray:
 
 def test_an_image_is_normalised_by_its_own_statistics(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(100, 4000, (20, 30, 3)).astype(np.uint16)
-    image = load_image(save(tmp_path / "a.tif", pixels), Normalization(low=0, high=100))
+    image, _ = load_image(save(tmp_path / "a.tif", pixels), Normalization(low=0, high=100))
     assert image.shape == (3, 20, 30) and image.dtype == torch.float32 and image.is_contiguous()
     low, high = pixels.min((0, 1)), pixels.max((0, 1))
     np.testing.assert_allclose(image.permute(1, 2, 0).numpy(), (pixels - low) / (high - low), atol=1e-6)
