@@ -11,7 +11,7 @@ import i2i as package
 from i2i.models import open_model, save_model
 from tests.cli.conftest import tiny_network
 from tests.cli.kit import done, files, load, picture, refused, save
-from tests.cli.lessons import BRIEF, TINY, ids
+from tests.cli.lessons import BRIEF, TINY, ids, make_data
 from tests.cli.test_train_instances import TINY as MASKRCNN
 
 UM = {"PhysicalSizeXUnit": "µm", "PhysicalSizeYUnit": "µm"}
@@ -207,3 +207,20 @@ def test_a_model_whose_channel_names_are_none_is_refused(i2i, names):
     save_model(Path("m.safetensors"), weights, made)
     _named("a.tif", ("DAPI",), 7)
     refused(i2i("segment", "a.tif", "--model", "m.safetensors"), 1, "m.safetensors", "channel_names")
+
+
+# ---------------------------------------------------------------------------------------------------------------- options
+
+
+def test_options_come_from_a_file_and_those_given_come_first(i2i, folder):
+    make_data(folder)
+    (folder / "train.toml").write_text(
+        'images = "images"\nmasks = "masks"\noutput = "m.safetensors"\nsteps = 5\ncrop = 32\nbatch = 2\ndepth = 1\nfilters = 4\n'
+        'precision = "fp32"\nvalidate-every = 1\naugment = false\nrate = 1e-2\n'
+    )
+    done(i2i("train", "segment", "--config", "train.toml", "--steps", 2))
+    made = header()["training"]["options"]
+    assert (made["steps"], made["crop"], made["augment"], made["rate"]) == (2, 32, False, 0.01)
+    assert len((folder / "m-training/metrics.jsonl").read_text().splitlines()) == 2
+    (folder / "train.toml").write_text("stepps = 5\n")
+    refused(i2i("train", "segment", "--config", "train.toml", *DATA), 2, "train.toml", "no option --stepps")
