@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from i2i.channels import in_order
-from i2i.contracts import Array, ImageSpec
+from i2i.contracts import ImageSpec, Source
 from i2i.data.crops import Example
 from i2i.errors import TrainingError
 from i2i.files import stem_of
 from i2i.formats import builtin_formats, open_image
-from i2i.formats.views import read_whole, select
+from i2i.formats.views import View, read_whole, select
 from i2i.normalize import Normalization
 
 AnyOptions = TypeVar("AnyOptions", bound=Any)
@@ -96,16 +96,21 @@ def load_pairs(
     channels: str = "",
     names: Sequence[str] = (),
 ) -> list[Example]:
-    """The images of one folder with their masks of another, sorted by name; ``ignore``: the value of mask pixels that are not
-    learnt from; ``ending``: what the names of masks have more (:func:`find_pairs`); ``channels`` and ``names``: those of the
-    images (:func:`load_image`). Raises ``TrainingError`` that names the file that does not fit, ``InputError`` for one that
-    cannot be read, ``UsageError`` for channels that are not there."""
+    """The images of one folder with their masks of another, sorted by name; of a stack, each plane with that of its mask.
+    ``ignore``: the value of mask pixels that are not learnt from; ``ending``: what the names of masks have more
+    (:func:`find_pairs`); ``channels`` and ``names``: those of the images (:func:`load_image`). Raises ``TrainingError`` that
+    names the file that does not fit, ``InputError`` for one that cannot be read, ``UsageError`` for channels that are not
+    there."""
     suffixes = [suffix for form in builtin_formats() for suffix in form.suffixes]
     found = []
     for pair in find_pairs(images, masks, suffixes, ending):
-        image, spec = load_image(pair.image, normalization, channels, names)
-        truth = load_labels(pair.truth, (spec.height, spec.width), ignore)
-        found.append(Example(image, truth, pair.image.name, spec=spec))
+        with closing(open_image(pair.image)) as image, closing(open_image(pair.truth)) as truth:
+            size = image.spec
+            _check_mask(truth.spec, pair.truth, (size.height, size.width), size.plane_count)
+            for plane in range(size.plane_count):
+                pixels, spec = _image(image, plane, pair.image, normalization, channels, names)
+                labels = _labels(View(truth, plane), pair.truth, ignore)
+                found.append(Example(pixels, labels, pair.image.name, spec=spec))
     return found
 
 
@@ -117,9 +122,16 @@ def load_image(
     order where the image has them all. Raises ``TrainingError`` for several planes, NaN or Inf, ``InputError`` for a file that
     cannot be read, ``UsageError`` for channels that are not there."""
     with closing(open_image(path)) as opened:
-        _check_planes(opened.spec, path)
-        source = select(opened, 0, None, channels, path) if channels else in_order(opened, names)
-        pixels = torch.from_numpy(normalization.freeze(source, 0).apply(read_whole(source, path)))
+        if opened.spec.plane_count > 1:
+            raise TrainingError(f"{path}: holds {opened.spec.plane_count} planes; train on files of one plane each")
+        return _image(opened, 0, path, normalization, channels, names)
+
+
+def _image(
+    opened: Source, plane: int, path: Path, normalization: Normalization, channels: str, names: Sequence[str]
+) -> tuple[Tensor, ImageSpec]:
+    source = View(select(opened, 0, None, channels, path) if channels else in_order(opened, names), plane)
+    pixels = torch.from_numpy(normalization.freeze(source, 0).apply(read_whole(source, path)))
     if not bool(pixels.isfinite().all()):
         raise TrainingError(f"{path}: holds NaN or Inf; put numbers in their place")
     return pixels.permute(2, 0, 1).contiguous(), source.spec
@@ -131,11 +143,12 @@ def load_labels(path: Path, shape: tuple[int, int], ignore: int = IGNORED) -> Te
     ``InputError`` for a file that cannot be read."""
     with closing(open_image(path)) as source:
         _check_mask(source.spec, path, shape)
-        values = read_whole(source, path)[..., 0]
-    return _labels(values, path, ignore)
+        return _labels(source, path, ignore)
 
 
-def _labels(values: Array, path: Path, ignore: int) -> Tensor:
+def _labels(source: Source, path: Path, ignore: int) -> Tensor:
+    """Of a source of one plane."""
+    values = read_whole(source, path)[..., 0]
     least, most = int(values.min()), int(values.max())
     if least < IGNORED or most >= _MOST:
         raise TrainingError(f"{path}: holds values from {least} to {most}; number what it shows from 1 on, below {_MOST}")
@@ -148,13 +161,10 @@ def _labels(values: Array, path: Path, ignore: int) -> Tensor:
     return labels
 
 
-def _check_planes(spec: ImageSpec, path: Path) -> None:
-    if spec.plane_count > 1:
-        raise TrainingError(f"{path}: holds {spec.plane_count} planes; train on files of one plane each")
-
-
-def _check_mask(spec: ImageSpec, path: Path, shape: tuple[int, int]) -> None:
-    _check_planes(spec, path)
+def _check_mask(spec: ImageSpec, path: Path, shape: tuple[int, int], planes: int = 1) -> None:
+    if spec.plane_count != planes:
+        held = f"{spec.plane_count} plane{'s' * (spec.plane_count != 1)}"
+        raise TrainingError(f"{path}: holds {held}, its image {planes}; save the mask of each plane")
     if (spec.height, spec.width) != shape:
         sizes = " and ".join(f"{height} x {width}" for height, width in (shape, (spec.height, spec.width)))
         raise TrainingError(f"{path}: its size differs from the image's ({sizes})")

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import i2i as package
+from i2i.data import load_pairs
 from i2i.models import open_model, save_model
+from i2i.normalize import Normalization
 from tests.cli.conftest import tiny_network
 from tests.cli.kit import done, files, load, picture, refused, save
 from tests.cli.lessons import BRIEF, TINY, ids, make_data
@@ -70,6 +73,28 @@ def test_without_masks_or_their_ending_nothing_is_trained(train, i2i):
     refused(train("--images", "data", "--mask-suffix", "_seg", "-o", "m.safetensors"), 1, "data", "ends in _seg")
     words = ["--images", "data", "--coco", "x.json", "--mask-suffix", "_masks", "-o", "m.safetensors"]
     refused(i2i("train", "instances", *words), 2, "--mask-suffix: is of --masks")
+
+
+@pytest.mark.parametrize("task", ["segment", "instances"])
+def test_planes_of_a_stack_are_images_of_their_own(i2i, task):
+    """With masks of their own; held back together, told of each, and read as they are from files of one plane."""
+    for name, numbers in (("a", range(3)), ("b", range(3, 5))):
+        for number in numbers:
+            save(f"single/{number}.png", picture(64, 80, seed=number))
+            save(f"single/{number}_m.tif", ids(number).astype(np.uint16))
+        stack = [np.stack([load(f"single/{number}{end}") for number in numbers]) for end in (".png", "_m.tif")]
+        save(f"stacks/{name}.tif", stack[0], ome=True, metadata={"axes": "ZYX"})
+        save(f"stacks/{name}_m.tif", stack[1], ome=True, metadata={"axes": "ZYX"})
+    words = ["train", task, *(TINY if task == "segment" else MASKRCNN), "--steps", 2, "--mask-suffix", "_m", "--average", "0"]
+    told = done(i2i(*words, "--images", "stacks", "-o", "m.safetensors")).err
+    assert "3 images to train on, 2 to validate" in told
+    done(i2i(task, "stacks/a.tif", "--model", "m.safetensors", "-o", "found/a.tif"))
+    if task == "segment":
+        assert len(done(i2i("eval", "segment", "found/a.tif", "stacks/a_m.tif", "--json")).json["images"]) == 3
+    single = load_pairs(Path("single"), Path("single"), Normalization(), ending="_m")
+    stacked = load_pairs(Path("stacks"), Path("stacks"), Normalization(), ending="_m")
+    for one, other in zip(single, stacked, strict=True):
+        assert torch.equal(one.image, other.image) and torch.equal(one.truth, other.truth)
 
 
 # ------------------------------------------------------------------------------------------------------------ pixel sizes

@@ -179,7 +179,7 @@ def test_a_restless_mask_of_few_classes_is_one(tmp_path: Path) -> None:
         (shape_of("int16", -2), "holds values from -2 to 0"),
         (shape_of("uint32", 2**24), "holds values from 0 to 16777216; number what it shows from 1 on, below 16777216"),
         (np.random.default_rng(0).integers(0, 255, (20, 30)).astype(np.uint8), "looks like an image, not like a mask"),
-        (np.stack([shape_of()] * 2), "holds 2 planes; train on files of one plane each"),
+        (np.stack([shape_of()] * 2), "holds 2 planes, its image 1; save the mask of each plane"),
     ],
 )
 def test_what_is_no_mask_is_named(tmp_path: Path, pixels: np.ndarray, text: str) -> None:
@@ -221,6 +221,14 @@ def test_every_tenth_is_held_back(count: int, held: list[int]) -> None:
     assert [int(one.truth[0, 0]) for one in data.held] == held
     assert [int(one.truth[0, 0]) for one in data.learn] == [i for i in range(count) if i not in held]
     assert data.all == data.learn + data.held and not data.gray_as_rgb
+
+
+@pytest.mark.parametrize(("files", "held"), [([3, 2], [3, 4]), ([25], [23, 24]), ([2], [1])])
+def test_planes_of_a_stack_are_held_back_together(files: list[int], held: list[int]) -> None:
+    names = [f"{number}.tif" for number, planes in enumerate(files) for _ in range(planes)]
+    stacks = [replace(one, name=name) for one, name in zip(numbered(len(names)), names, strict=True)]
+    data = hold_back(stacks, "images", "give more")
+    assert [int(one.truth[0, 0]) for one in data.held] == held and len(data.all) == len(names)
 
 
 def test_one_image_alone_is_refused() -> None:
