@@ -13,7 +13,7 @@ from i2i import options as option_types
 from i2i.backends import has_bf16, pick_device, start_torch
 from i2i.begin import canvas_bytes, plan_plane
 from i2i.canvas import MemoryCanvas
-from i2i.channels import in_order
+from i2i.channels import common_names, in_order
 from i2i.contracts import Array, ImageSpec, Model, Output, Predictor, Runtime, TrainingRun
 from i2i.engine import Job, run_job
 from i2i.errors import InputError, OutputError, UsageError
@@ -105,7 +105,7 @@ class Loaded:
         """
         run, loader = self.session.run, self.session.loader
         finite, _ = make_finite(_source(pixels, spec), run.nan, "the array")
-        named = in_order(finite, loader.channel_names(finite.spec))
+        named = in_order(finite, common_names(self.models))
         image, _ = with_pixel_size(named, run.pixel_size)
         scaling, _ = factors(image.spec, self.models, "the array", self.predictor.resample)
         source = resampled(image, scaling) if scaling else image

@@ -21,6 +21,14 @@ def names_of(model: Model) -> tuple[str, ...]:
     return tuple(names)
 
 
+def common_names(models: Sequence[Model]) -> tuple[str, ...]:
+    """Of the channels that those of the models that say so were trained on. Raises ``ModelError`` where two say otherwise."""
+    known = {names: model.name for model in models if (names := names_of(model))}
+    if len(known) > 1:
+        raise ModelError(f"{' and '.join(known.values())} were trained on channels of other names; run them one at a time")
+    return next(iter(known), ())
+
+
 def in_order(source: Source, names: Sequence[str]) -> Source:
     """The channels of these names alone, in this order, with a remark; the source as it is where it has just these, or not each
     of them once."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from i2i.backends import pick_device, pick_precision, start_torch
-from i2i.channels import names_of
+from i2i.channels import common_names
 from i2i.contracts import ImageSpec, Model, Output, Predictor, Runtime, Source, Task
 from i2i.errors import ModelError, UsageError
 from i2i.formats.views import Described, Selection
@@ -88,10 +88,7 @@ class Loader:
             chosen = self.model_names(spec) if spec.channel_names else ()
         except ModelError:  # which is told where the models are needed
             chosen = ()
-        known = {names: model.name for model in (self.predictor(*chosen)[0] if chosen else ()) if (names := names_of(model))}
-        if len(known) > 1:
-            raise ModelError(f"{' and '.join(known.values())} were trained on channels of other names; run them one at a time")
-        return next(iter(known), ())
+        return common_names(self.predictor(*chosen)[0]) if chosen else ()
 
     def check_channels(self, spec: ImageSpec, predictor: Predictor, models: Sequence[Model], name: str) -> None:
         """Raises ``ModelError`` when the image has not the channels that the models take."""

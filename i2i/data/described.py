@@ -17,9 +17,16 @@ def described(examples: Sequence[Example], pixel_size: float, tell: Callable[[st
     """Entries of the model file's header: ``pixel_size``, of a pixel's side in micrometres, as asked for or (0) as the images
     say, and ``channel_names``; each where all images say the same. ``tell``: is told what was found, and what differs."""
     specs = [example.spec for example in examples if example.spec]
-    size = pixel_size or _pixel_size(specs, tell)
+    size = _asked(specs, pixel_size, tell) if pixel_size else _pixel_size(specs, tell)
     names = _channel_names(specs, tell)
     return ({"pixel_size": size} if size else {}) | ({"channel_names": list(names)} if names else {})
+
+
+def _asked(specs: Sequence[ImageSpec], size: float, tell: Callable[[str], None]) -> float:
+    others = [side for spec in specs for side in spec.pixel_size or () if not 1 / _SAME <= side / size <= _SAME]
+    if others:
+        tell(f"some images have pixels of {others[0]:g} um in the file; the model is told {size:g} um, as --pixel-size says")
+    return size
 
 
 def _pixel_size(specs: Sequence[ImageSpec], tell: Callable[[str], None]) -> float | None:

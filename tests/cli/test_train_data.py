@@ -126,14 +126,15 @@ def test_a_model_knows_the_pixel_size_of_its_images(i2i, task):
     [
         ([0.5, 0.52], [], None, "pixel sizes differ (from 0.5 to 0.52 um): the model is told none; --pixel-size UM"),
         ([0.5, None], [], None, "pixel sizes differ (1 of 2 images do not say theirs)"),
-        ([0.5, None], ["--pixel-size", "0.25"], 0.25, ""),
+        ([0.5, None], ["--pixel-size", "0.25"], 0.25, "pixels of 0.5 um in the file; the model is told 0.25 um, as --pixel-size"),
+        ([0.25, None], ["--pixel-size", "0.25"], 0.25, ""),
         ([None, None], [], None, ""),
     ],
 )
 def test_pixel_sizes_that_differ_are_told_and_the_option_settles_it(train, sizes, words, found, told):
     _sized(*sizes)
     err = done(train(*DATA, *words)).err
-    assert header().get("pixel_size") == found and told in err and ("pixel size" in err) == bool(told)
+    assert header().get("pixel_size") == found and told in err and ("pixel" in err) == bool(told)
 
 
 # --------------------------------------------------------------------------------------------------------------- channels
@@ -224,6 +225,14 @@ def test_instances_find_their_channels_by_name(i2i):
     assert header()["channel_names"] == ["GFP", "DAPI"]
     told = done(i2i("instances", _named("a.tif", ORDER, 7), "--model", "m.safetensors", "-o", "x.tif", "--json")).run
     assert "GFP, DAPI are taken by name" in told["notes"][0] and told["warnings"] == []
+
+
+def test_models_of_other_channels_do_not_run_together(train, i2i):
+    _images(ORDER, ORDER)
+    done(train(*DATA))
+    done(train(*DATA[:-1], "n.safetensors", "--channels", "2,1,0"))
+    words = ["--model", "m.safetensors", "--model", "n.safetensors"]
+    refused(i2i("segment", "images/0.tif", *words), 1, "m and n were trained on channels of other names")
 
 
 @pytest.mark.parametrize("names", [7, ["a", 1], ["a\nb"], [""], "DAPI"])
