@@ -39,7 +39,7 @@ def factors(spec: ImageSpec, models: Sequence[Model], name: str, asked: float = 
     pixel size is; 0: as that says, with a warning when it would be needed and is unknown. Raises ``ModelError`` (also when two
     models need it at different sizes), or ``UsageError`` for pixels that cannot be meant."""
     if asked:
-        return _asked(asked), []
+        return _asked(asked, name), []
     found = [_factors(spec, model, name) for model in models]
     for model, (scaling, _) in zip(models, found, strict=True):
         if scaling != found[0][0]:
@@ -48,9 +48,9 @@ def factors(spec: ImageSpec, models: Sequence[Model], name: str, asked: float = 
     return found[0][0] if found else None, [warning for _, told in found for warning in told]
 
 
-def _asked(zoom: float) -> Factors | None:
+def _asked(zoom: float, name: str) -> Factors | None:
     if not 1 / _MOST <= zoom <= _MOST:
-        raise UsageError(f"--zoom {zoom:g}: give a factor from {1 / _MOST:g} to {_MOST:g}")
+        raise UsageError(f"{name}: --zoom {zoom:g}: give a factor from {1 / _MOST:g} to {_MOST:g}")
     return None if zoom == 1 else (zoom, zoom)
 
 

@@ -88,8 +88,8 @@ def test_planes_of_a_stack_are_images_of_their_own(i2i, task):
     words = ["train", task, *(TINY if task == "segment" else MASKRCNN), "--steps", 2, "--mask-suffix", "_m", "--average", "0"]
     told = done(i2i(*words, "--images", "stacks", "-o", "m.safetensors")).err
     assert "3 images to train on, 2 to validate" in told
-    done(i2i(task, "stacks/a.tif", "--model", "m.safetensors", "-o", "found/a.tif"))
     if task == "segment":
+        done(i2i(task, "stacks/a.tif", "--model", "m.safetensors", "-o", "found/a.tif"))
         assert len(done(i2i("eval", "segment", "found/a.tif", "stacks/a_m.tif", "--json")).json["images"]) == 3
     single = load_pairs(Path("single"), Path("single"), Normalization(), ending="_m")
     stacked = load_pairs(Path("stacks"), Path("stacks"), Normalization(), ending="_m")
