@@ -16,6 +16,7 @@ from i2i import options as option_types
 from i2i.backends import has_bf16, pick_device, start_torch
 from i2i.begin import canvas_bytes, plan_plane
 from i2i.canvas import MemoryCanvas
+from i2i.channels import common_names, in_order
 from i2i.contracts import Array, ImageSpec, Model, Objects, Output, Predictor, Runtime, TrainingRun
 from i2i.engine import Job, run_job
 from i2i.engine.objects import ObjectsOutcome
@@ -107,7 +108,7 @@ class Loaded:
     def __call__(self, pixels: npt.ArrayLike, **spec: Any) -> Array:
         """(H, W) or (H, W, C), any real dtype -> (H, W) or (H, W, C) of the kind asked for, of the array's height and width or
         of those that the method's options say. ``spec``: fields of ``ImageSpec``, such as ``pixel_size``: where it is not the
-        model's, the network sees the array resampled.
+        model's, the network sees the array resampled; of ``channel_names``, those of the model are taken, in its order.
 
         Raises ``InputError`` for another shape, an empty array, channels that the model does not take, NaN (but see ``nan``).
         """
@@ -118,8 +119,9 @@ class Loaded:
         with the id i is at i - 1. Else None."""
         run, loader = self.session.run, self.session.loader
         finite, _ = make_finite(_source(np.asarray(pixels), spec), run.nan, "the array")
-        image, _ = with_pixel_size(finite, run.pixel_size)
-        scaling, _ = factors(image.spec, self.models, "the array")
+        named = in_order(finite, common_names(self.models))
+        image, _ = with_pixel_size(named, run.pixel_size)
+        scaling, _ = factors(image.spec, self.models, "the array", self.predictor.resample)
         source = resampled(image, scaling) if scaling else image
         fitted = self.predictor.fitted(source.spec)
         if fitted.size:

@@ -19,6 +19,13 @@ _TEMPORARY = re.compile(r"^\..*\.i2i-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]
 _swept: set[Path] = set()
 
 
+def stem_of(name: str) -> str:
+    """A file's name without its suffix, of which ``.ome.tif``, ``.ome.zarr`` and ``.tar.gz`` are one: what results are named by,
+    and what images, masks and predictions are paired by."""
+    stem = Path(name).stem
+    return Path(stem).stem if Path(stem).suffix.lower() in (".ome", ".tar") else stem
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """What the system refuses while ``path`` is written (a folder that is missing or read-only, a full disk) becomes an

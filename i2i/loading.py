@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from i2i.backends import pick_device, pick_precision, start_torch
+from i2i.channels import common_names
 from i2i.contracts import ImageSpec, Model, Output, Predictor, Runtime, Source, Task
 from i2i.errors import ModelError, UsageError
 from i2i.formats.views import Described, Selection
@@ -79,6 +80,15 @@ class Loader:
             return ""
         widest = max(cards, key=lambda card: card.channels)
         return f"; --channels {_first(widest.channels)} would do for {widest.name}"
+
+    def channel_names(self, spec: ImageSpec) -> tuple[str, ...]:
+        """Of the channels that the models for an image of named channels were trained on; none where they do not say. Raises
+        ``ModelError`` where two say otherwise."""
+        try:
+            chosen = self.model_names(spec) if spec.channel_names else ()
+        except ModelError:  # which is told where the models are needed
+            chosen = ()
+        return common_names(self.predictor(*chosen)[0]) if chosen else ()
 
     def check_channels(self, spec: ImageSpec, predictor: Predictor, models: Sequence[Model], name: str) -> None:
         """Raises ``ModelError`` when the image has not the channels that the models take."""

@@ -167,6 +167,23 @@ class ScheduleOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PairOptions:
+    """What images and masks are, for the training on pairs of them."""
+
+    mask_suffix: str = option(
+        "", help="what the names of masks end in, such as _masks; they may lie among the images", panel=DATA, metavar="TEXT"
+    )
+    channels: str = option("", help="which channels of the images, by index or name: 0,2 (default: all)", panel=DATA)
+    pixel_size: float = option(
+        0.0,
+        help="the images', in micrometres, told to the model (default: as all of them say)",
+        panel=DATA,
+        metavar="UM",
+        minimum=0,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class AugmentationOptions:
     """How crops are varied: the fields of :class:`i2i.data.Augmentation`, and whether at all."""
 

@@ -34,16 +34,24 @@ def with_pixel_size(source: Source, asked: float) -> tuple[Source, tuple[str, ..
     return Described(source, pixel_size=(asked, asked)), warnings
 
 
-def factors(spec: ImageSpec, models: Sequence[Model], name: str) -> tuple[Factors | None, list[str]]:
-    """How the image ``name`` is to be resampled for the models; None: not at all. With a warning when its pixel size would be
-    needed and is unknown. Raises ``ModelError`` (also when two models need it at different sizes), or ``UsageError`` for pixels
-    that cannot be meant."""
+def factors(spec: ImageSpec, models: Sequence[Model], name: str, asked: float = 0.0) -> tuple[Factors | None, list[str]]:
+    """How the image ``name`` is to be resampled for the models; None: not at all. ``asked``: so many times as large, whatever its
+    pixel size is; 0: as that says, with a warning when it would be needed and is unknown. Raises ``ModelError`` (also when two
+    models need it at different sizes), or ``UsageError`` for pixels that cannot be meant."""
+    if asked:
+        return _asked(asked, name), []
     found = [_factors(spec, model, name) for model in models]
     for model, (scaling, _) in zip(models, found, strict=True):
         if scaling != found[0][0]:
             both = f"{models[0].name} and {model.name}"
             raise ModelError(f"{name}: {both} were made for pixels of different sizes; run them one at a time")
     return found[0][0] if found else None, [warning for _, told in found for warning in told]
+
+
+def _asked(zoom: float, name: str) -> Factors | None:
+    if not 1 / _MOST <= zoom <= _MOST:
+        raise UsageError(f"{name}: --zoom {zoom:g}: give a factor from {1 / _MOST:g} to {_MOST:g}")
+    return None if zoom == 1 else (zoom, zoom)
 
 
 def _factors(spec: ImageSpec, model: Model, name: str) -> tuple[Factors | None, tuple[str, ...]]:

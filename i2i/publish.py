@@ -11,7 +11,7 @@ import numpy as np
 
 from i2i.contracts import Array, Exported, Exporter, Format, ImageSpec, Output, Predictor, Source
 from i2i.errors import OutputError, UsageError
-from i2i.files import is_one_of, remove, replacing
+from i2i.files import is_one_of, remove, replacing, stem_of
 from i2i.formats import format_for_output
 from i2i.geometry import Region
 from i2i.pictures import write_png
@@ -22,11 +22,8 @@ EXPORT_MARK = ".i2i-export"
 
 
 def renamed(path: Path, ending: str) -> Path:
-    """The path with another ending for its suffix; ``.ome.tif``, ``.ome.zarr`` and ``.tar.gz`` are one suffix."""
-    stem = path.stem
-    if Path(stem).suffix.lower() in (".ome", ".tar"):
-        stem = Path(stem).stem
-    return path.with_name(stem + ending)
+    """The path with another ending for its suffix, as :func:`~i2i.files.stem_of` knows it."""
+    return path.with_name(stem_of(path.name) + ending)
 
 
 def steps_folder(output: Path) -> Path:

@@ -19,6 +19,7 @@ from i2i import report as reports
 from i2i.backends import TOLERANCE
 from i2i.begin import Begun, Computed, Item, Opened, Work, begin, result_spec
 from i2i.canvas import partial_folder
+from i2i.channels import in_order, unlike
 from i2i.contracts import Exported, Exporter, Format, ImageSpec, Metadata, Model, Output, Predictor, Source, Task
 from i2i.disk import full_disk_told, output_needs
 from i2i.engine import Job, Progress
@@ -116,6 +117,8 @@ class Session:
     def _chosen(self, image: Source, level: int, name: str) -> tuple[Source, tuple[str, ...]]:
         """The chosen planes and channels of a level, samples finite; with warnings."""
         chosen = select(image, level, self.run.plane or None, self.run.channels or None, Path(name))
+        if not self.run.channels:
+            chosen = in_order(chosen, self.loader.channel_names(chosen.spec))
         return plan_finite(chosen) if self.run.dry_run else make_finite(chosen, self.run.nan, name)
 
     def process(self, item: Item, progress: Progress = lambda stage, share: None) -> RunReport:
@@ -179,8 +182,8 @@ class Session:
         """What can be refused before anything is computed: the model, the kind of result, its format, an output that exists."""
         image = opened.source
         models, predictor, runtime = self.loader.for_image(image.spec, item.name)
-        scaling, told = factors(image.spec, models, item.name)
-        opened.warnings.extend(told)
+        scaling, told = factors(image.spec, models, item.name, predictor.resample)
+        opened.warnings.extend([*told, *unlike(image.spec, models)])
         source = resampled(image, scaling) if scaling else image
         predictor = predictor.fitted(View(source).spec)
         size = predictor.size if predictor.size != (image.spec.height, image.spec.width) else None

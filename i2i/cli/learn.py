@@ -17,7 +17,7 @@ import typer
 from i2i import api
 from i2i.cli import console, interrupt
 from i2i.cli.figures import number, tables
-from i2i.cli.generate import command, named, parameters, positional
+from i2i.cli.generate import command, config_option, named, parameters, positional
 from i2i.contracts import Task
 from i2i.errors import UsageError
 from i2i.files import replacing
@@ -25,6 +25,7 @@ from i2i.options import INPUT
 from i2i.registry import Registry
 
 _EVERY = 20.0
+_OF_THE_COMMAND = ("output", "json_", "config", "quiet", "verbose")
 
 
 @dataclass
@@ -82,12 +83,13 @@ def train_command(task: Task, registry: Registry) -> typer.core.TyperCommand:
         *parameters(task.train.options),
         *parameters(api.TrainingOptions),
         named("json_", ["--json"], bool, False, "the figures as JSON on stdout", INPUT),
+        config_option(),
         named("quiet", ["-q", "--quiet"], bool, False, "only errors", INPUT),
         named("verbose", ["-v", "--verbose"], bool, False, "tracebacks", INPUT),
     ]
 
     def body(values: Mapping[str, Any]) -> None:
-        rest = {name: value for name, value in values.items() if name not in ("output", "json_", "quiet", "verbose")}
+        rest = {name: value for name, value in values.items() if name not in _OF_THE_COMMAND}
         message = (lambda text: None) if values["quiet"] else console.say
         with console.data_only(), _Ticker(values["quiet"] or not _first()) as ticker, _kept(Path(values["output"])):
             figures = api.train(task.name, values["output"], registry=registry, report=ticker.report, message=message, **rest)

@@ -81,10 +81,11 @@ class Predictor:
     ``window_bytes``: memory that the network takes for each pixel of a window, in bytes, for the planner; ``held_bytes``: what it
     takes besides, whatever the window, where that is much. ``gray_as_rgb``: a network of three channels that was trained on gray
     images too, as three equal channels, and is given them so. ``zoom``: how many times as high and wide as the image's own the
-    pixels are that the network computes, for the planner. ``remarks``: what the user may want to know of how it sees the image:
-    shown, and no warning. ``size``: height and width of the image that it works on and gives, where these may not be the input's
-    own; the engine resamples the input to it. ``parts``: models that it is made of besides that of ``--model``: recorded with the
-    run."""
+    pixels are that the network computes, for the planner. ``resample``: how many times as high and wide the engine makes the
+    image for it, whatever pixel sizes say, and its result as many times smaller; 0: as pixel sizes say. ``remarks``: what the
+    user may want to know of how it sees the image: shown, and no warning. ``size``: height and width of the image that it works
+    on and gives, where these may not be the input's own; the engine resamples the input to it. ``parts``: models that it is made
+    of besides that of ``--model``: recorded with the run."""
 
     kind: ClassVar[Literal["dense", "instances", "image"]]
     footprint: Footprint
@@ -93,6 +94,7 @@ class Predictor:
     held_bytes: int = 0
     gray_as_rgb: bool = False
     zoom: float = 1.0
+    resample: float = 0.0
     remarks: tuple[str, ...] = ()
     size: tuple[int, int] | None = None
     parts: tuple[Model, ...] = ()

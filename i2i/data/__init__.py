@@ -1,7 +1,8 @@
 """Training data: pairs of files, what is learnt from and what validates, and augmented crops."""
 
 from i2i.data.crops import NO_AUGMENTATION, Augmentation, Example, batch, crop, generator
-from i2i.data.pairs import IGNORED, Pair, find_pairs, load_image, load_labels, load_pairs
+from i2i.data.described import described
+from i2i.data.pairs import IGNORED, Pair, find_pairs, load_image, load_labels, load_pairs, masks_beside
 from i2i.data.sets import Data, digest, hold_back, of_equal_channels
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Pair",
     "batch",
     "crop",
+    "described",
     "digest",
     "find_pairs",
     "generator",
@@ -20,5 +22,6 @@ __all__ = [
     "load_image",
     "load_labels",
     "load_pairs",
+    "masks_beside",
     "of_equal_channels",
 ]

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from i2i.contracts import ImageSpec
 from i2i.options import AugmentationOptions
 
 
@@ -23,12 +24,13 @@ from i2i.options import AugmentationOptions
 class Example:
     """One training image: ``image`` (C, H, W) float32, normalised; ``truth`` (H, W) integer labels or classes, below 2**24, or
     (L, H, W) layers of them, at least one, for objects that overlap; ``weights`` (H, W) float16 or float32 of the pixels in the
-    loss, where it has any."""
+    loss, where it has any; ``spec``: what the image's file says, of the channels that were taken."""
 
     image: Tensor
     truth: Tensor
     name: str = ""
     weights: Tensor | None = None
+    spec: ImageSpec | None = None
 
 
 @dataclass(frozen=True)

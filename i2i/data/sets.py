@@ -37,12 +37,17 @@ class Data(Generic[Kind]):
 
 
 def hold_back(examples: list[Kind], images: str, cure: str) -> Data[Kind]:
-    """Every tenth held back, of fewer than ten the last. Raises ``TrainingError`` for one alone: it names ``images``, the folder,
-    and states ``cure``."""
+    """Every tenth image held back, of fewer than ten the last; all planes of a stack together, which are too alike to judge by
+    one what was learnt from the next. Of one stack alone the last tenth. Raises ``TrainingError`` for one plane alone: it names
+    ``images``, the folder, and states ``cure``."""
+    names = list(dict.fromkeys(example.name for example in examples))
     if len(examples) < 2:
         raise TrainingError(f"{images}: one image alone; {cure}")
-    held = examples[9::10] or examples[-1:]
-    return Data([example for example in examples if all(example is not other for other in held)], held)
+    if len(names) == 1:
+        count = max(1, len(examples) // 10)
+        return Data(examples[:-count], examples[-count:])
+    chosen = names[9::10] or names[-1:]
+    return Data([one for one in examples if one.name not in chosen], [one for one in examples if one.name in chosen])
 
 
 def of_equal_channels(data: AnyData, images: str, gray_as_rgb: bool = False) -> AnyData:

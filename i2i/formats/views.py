@@ -94,6 +94,11 @@ class Selection:
             return self._source.read(region, self._planes[plane], self._level)
         return read_channels(self._source, self._channels, region, self._planes[plane], self._level)
 
+    def read_channels(self, channels: Sequence[int], region: Region, plane: int = 0, level: int = 0) -> Array:
+        """See :func:`read_channels`."""
+        own = list(channels) if self._channels is None else [self._channels[number] for number in channels]
+        return read_channels(self._source, own, region, self._planes[plane], self._level)
+
     def close(self) -> None:
         self._source.close()
 

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from i2i.errors import InputError
+from i2i.files import stem_of
 from i2i.metrics.coco import AnnotatedSet
 from i2i.metrics.detections import Annotations
 
@@ -80,8 +81,7 @@ def _check_shared(found: AnnotatedSet, true: AnnotatedSet, pairs: Sequence[tuple
 def _parts(file: str) -> tuple[str, ...]:
     """The name without suffix (``.ome.tif`` is one), then its folders from the last on."""
     path = PurePosixPath(file.replace("\\", "/"))
-    stem = path.stem
-    return (stem[:-4] if stem.lower().endswith(".ome") else stem, *reversed(path.parts[:-1]))
+    return (stem_of(path.name), *reversed(path.parts[:-1]))
 
 
 def _common(first: Sequence[str], second: Sequence[str]) -> int:

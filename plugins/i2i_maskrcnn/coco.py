@@ -40,13 +40,16 @@ def load_coco(
     normalization: Normalization,
     categories: Sequence[str] = (),
     tell: Callable[[str], None] = lambda text: None,
+    channels: str = "",
+    names: Sequence[str] = (),
 ) -> tuple[list[ObjectExample], dict[int, str]]:
     """The images that a COCO JSON names, by file name, each with its objects; and the names of their classes by number.
 
-    ``images``: the folder that file names are relative to. ``categories``: the names of those to learn, of which the objects of
-    others are background; without it, all. Classes are numbered from 1 in the order of category ids; categories of one name are
-    one class. An image without annotations is an example without objects. Objects that cover no pixel are left out, which
-    ``tell`` is told in one line. Of each image the larger objects come first, each in the first layer that is free there.
+    ``images``: the folder that file names are relative to. ``channels`` and ``names``: see :func:`i2i.data.load_image`.
+    ``categories``: the names of those to learn, of which the objects of others are background; without it, all. Classes are
+    numbered from 1 in the order of category ids; categories of one name are one class. An image without annotations is an
+    example without objects. Objects that cover no pixel are left out, which ``tell`` is told in one line. Of each image the
+    larger objects come first, each in the first layer that is free there.
 
     Raises ``TrainingError`` that names the file, and the annotation, for JSON that is no such data set, ids that are not known or
     come twice, categories asked for that are not there, boxes without a mask, masks that cannot be read, images that are
@@ -59,12 +62,12 @@ def load_coco(
     _check_files(images, records, annotations)
     examples, empty = [], 0
     for record in records:
-        image = load_image(images / record["file_name"], normalization)
-        shape = (image.shape[1], image.shape[2])
+        image, spec = load_image(images / record["file_name"], normalization, channels, names)
+        shape = (spec.height, spec.width)
         _check_size(record, shape, images, annotations)
         found = [_object(one, numbers, shape, annotations) for one in objects[record["id"]]]
         layers, classes = _layered([one for one in found if one.area], shape)
-        examples.append(ObjectExample(image, layers, record["file_name"], None, classes))
+        examples.append(ObjectExample(image, layers, record["file_name"], spec=spec, classes=classes))
         empty += sum(not one.area for one in found)
     if empty:
         tell(f"{annotations}: {empty} objects that cover no pixel are left out")

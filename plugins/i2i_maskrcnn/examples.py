@@ -38,7 +38,7 @@ def of_one_class(example: Example) -> ObjectExample:
             labels.append(1 if value > 0 else CROWD)
     kind = np.int16 if len(labels) <= _SHORT else np.int32
     layers = numbers[places].reshape(example.truth.shape).astype(kind)[None]
-    return ObjectExample(example.image, torch.from_numpy(layers), example.name, None, torch.tensor(labels))
+    return ObjectExample(example.image, torch.from_numpy(layers), example.name, spec=example.spec, classes=torch.tensor(labels))
 
 
 def objects_of(layers: Tensor, classes: Tensor, least: int = 1) -> Instances:

@@ -11,6 +11,7 @@ from i2i.options import (
     NETWORK,
     SCHEDULE,
     AugmentationOptions,
+    PairOptions,
     ScheduleOptions,
     option,
 )
@@ -62,7 +63,10 @@ class _NetworkOptions:
 
     images: str = option(help="folder of images", panel=DATA, metavar="DIR")
     masks: str = option(
-        "", help="folder of masks of the same names: 0 is background, each object has its id", panel=DATA, metavar="DIR"
+        "",
+        help="folder of masks of the same names: 0 is background, each object has its id (with --mask-suffix: --images)",
+        panel=DATA,
+        metavar="DIR",
     )
     coco: str = option("", help="or COCO JSON with the objects of the images", panel=DATA, metavar="FILE")
     category: list[str] = option(  # noqa: RUF009 (it makes a field)
@@ -126,7 +130,7 @@ class _NetworkOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(AugmentationOptions, ScheduleOptions, _NetworkOptions):
+class TrainOptions(AugmentationOptions, ScheduleOptions, PairOptions, _NetworkOptions):
     """``i2i train instances``. Its options are in the order of the last base first."""
 
     batch: int = option(4, help="crops in a batch, of all processes together", panel=SCHEDULE, minimum=1)

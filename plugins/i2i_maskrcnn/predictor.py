@@ -51,6 +51,7 @@ class MaskRCNNPredictor(InstancePredictor):
         self.rules = _rules(options, header)
         self.min_area = options.min_area if options.min_area >= 0 else header.min_area
         self.overlap = options.overlap if options.overlap >= 0 else header.overlap
+        self.resample = 1.0 if options.zoom else 0.0  # it enlarges its windows itself
         self._see(options.zoom or 1.0)
 
     def _see(self, zoom: float) -> None:

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from i2i.channels import names_of
 from i2i.contracts import Model, TrainingRun
-from i2i.data import Augmentation, digest
+from i2i.data import Augmentation, described, digest, masks_beside
 from i2i.models import load_checkpoint, open_model, save_model
 from i2i.normalize import Normalization
 from i2i.training import Group, Loop, Schedule, State
@@ -28,7 +29,7 @@ from i2i_maskrcnn.schemes import SCHEMES, Step, begin
 from i2i_maskrcnn.settings import base_model, check, make_network, network_config, steps_of
 from i2i_maskrcnn.validate import best_rules, main_figure, validate, write_samples
 
-_PLACES = ("images", "masks", "coco", "val_images", "val_masks", "val_coco", "from_", "weights")
+_PLACES = ("images", "masks", "coco", "val_images", "val_masks", "val_coco", "mask_suffix", "from_", "weights")
 _MAY_CHANGE = ("steps", "rate", "samples", "until_step")
 
 
@@ -39,13 +40,15 @@ def _losses(network: nn.Module, batch: tuple[Tensor, ...]) -> Mapping[str, Tenso
 
 @dataclass(frozen=True)
 class _Training:
-    """What the steps of a scheme share. ``header``: without the rules, which are chosen at the end."""
+    """What the steps of a scheme share. ``header``: without the rules, which are chosen at the end; ``seen``: what else the model
+    is told of the images."""
 
     options: TrainOptions
     run: TrainingRun
     data: Objects
     header: Header
     base: Model | None
+    seen: Mapping[str, Any]
 
     def folder(self, number: int) -> Path:
         """Where a step keeps its checkpoint."""
@@ -68,7 +71,7 @@ class _Training:
             precision=run.precision,
             validate_every=options.validate_every,
             identity=self._identity(number),
-            header=replace(self.header, network=network.config).as_mapping() | {"training": self._made()},
+            header=replace(self.header, network=network.config).as_mapping() | {**self.seen, "training": self._made()},
             report=run.report,
             sheet=(lambda net, path: write_samples(path, shown, run.device, net)) if whole and shown else None,  # type: ignore[arg-type]
             tensorboard=run.tensorboard,
@@ -126,7 +129,8 @@ def _start(
 ) -> tuple[Objects, MaskRCNN, Header]:
     known = read_header(base) if base else None
     normalization = known.normalization if known else Normalization(method=options.normalize)
-    data = load_objects(options, normalization, known is not None and known.gray_as_rgb, run.message)
+    channels = names_of(base) if base else ()
+    data = load_objects(options, normalization, known is not None and known.gray_as_rgb, channels, run.message)
     names = ", ".join(data.class_names.values())
     run.message(f"{len(data.learn)} images to train on, {len(data.held)} to validate; classes: {names}")
     if data.gray_as_rgb:
@@ -139,13 +143,14 @@ def _start(
 
 def train(options: TrainOptions, run: TrainingRun) -> Mapping[str, Any]:
     """Train, and write the weights that validated best to ``run.output``. Returns the figures for the report."""
+    options = options if options.coco else masks_beside(options)
     check_data(options)
     base = base_model(options, run)
     config = network_config(options, base)
     steps = steps_of(options, config)
     check(options, config, run.part[1])  # before the data are read
     data, network, header = _start(options, run, config, base)
-    training = _Training(options, run, data, header, base)
+    training = _Training(options, run, data, header, base, described(data.all, options.pixel_size, run.message))
     if not run.resume:
         Group(*run.part).led(training.forget)
     seconds = 0.0

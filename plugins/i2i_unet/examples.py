@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,15 +16,26 @@ from i2i.normalize import Normalization
 from i2i_unet.options import TrainOptions
 
 
-def load_data(options: TrainOptions, normalization: Normalization, gray_as_rgb: bool = False) -> Data[Example]:
+def load_data(
+    options: TrainOptions, normalization: Normalization, gray_as_rgb: bool = False, names: Sequence[str] = ()
+) -> Data[Example]:
     """Training and validation examples: two folders, or every tenth image held back. ``gray_as_rgb``: images that are all gray
-    become three channels, as the model to start from knows them. Raises ``TrainingError`` that names the file that does not fit,
-    or ``UsageError``."""
+    become three channels, as the model to start from knows them; ``names``: of its channels. Raises ``TrainingError`` that names
+    the file that does not fit, or ``UsageError``."""
+    if not options.masks:
+        raise UsageError("--masks is required: a folder; or --mask-suffix, for masks among their images")
     if bool(options.val_images) != bool(options.val_masks):
         raise UsageError("--val-images and --val-masks go together: give both, or neither")
-    learn = load_pairs(Path(options.images), Path(options.masks), normalization, options.ignore)
+
+    def load(images: str, masks: str) -> list[Example]:
+        return load_pairs(
+            Path(images), Path(masks), normalization, options.ignore,
+            ending=options.mask_suffix, channels=options.channels, names=names,
+        )  # fmt: skip
+
+    learn = load(options.images, options.masks)
     if options.val_images:
-        data = Data(learn, load_pairs(Path(options.val_images), Path(options.val_masks), normalization, options.ignore))
+        data = Data(learn, load(options.val_images, options.val_masks))
     else:
         data = hold_back(learn, options.images, "give --val-images and --val-masks for validation")
     data = of_equal_channels(data, options.images, gray_as_rgb)

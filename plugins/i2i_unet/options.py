@@ -13,6 +13,7 @@ from i2i.options import (
     NETWORK,
     SCHEDULE,
     AugmentationOptions,
+    PairOptions,
     ScheduleOptions,
     option,
 )
@@ -24,6 +25,12 @@ LOSSES = ("weighted", "cross-entropy", "dice", "weighted+dice", "cross-entropy+d
 class SegmentOptions:
     """``i2i segment``, beyond those of every image command."""
 
+    zoom: float = option(
+        0.0,
+        help="the network sees the image so many times larger (default: as pixel sizes say; 1: as it is, 0.5: half as large)",
+        panel=MODEL,
+        minimum=0,
+    )
     tta: bool = option(False, help="the mean over 8 flips and rotations of each window: 8 times the time", panel=MODEL)
     float_: bool = option(False, flag="--float", help="probabilities, as float32, 0 to 1 (without: uint8, 0 to 255)", panel=INPUT)
 
@@ -33,7 +40,12 @@ class _SegmentationOptions:
     """What is learnt, and by which network."""
 
     images: str = option(help="folder of images", panel=DATA, metavar="DIR")
-    masks: str = option(help="folder of masks of the same names and sizes, 0 is background", panel=DATA, metavar="DIR")
+    masks: str = option(
+        "",
+        help="folder of masks of the same names and sizes, 0 is background (default with --mask-suffix: --images)",
+        panel=DATA,
+        metavar="DIR",
+    )
     val_images: str = option("", help="images to validate on (default: every tenth of --images)", panel=DATA, metavar="DIR")
     val_masks: str = option("", help="their masks", panel=DATA, metavar="DIR")
     target: str = option(
@@ -84,7 +96,7 @@ class _SegmentationOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(AugmentationOptions, ScheduleOptions, _SegmentationOptions):
+class TrainOptions(AugmentationOptions, ScheduleOptions, PairOptions, _SegmentationOptions):
     """``i2i train segment``. Its options are in the order of the last base first."""
 
     batch: int = option(

@@ -66,6 +66,7 @@ class UNetPredictor(DensePredictor):
         self.class_names = class_names
         self.label_rule = rule
         self.tta = options.tta
+        self.resample = options.zoom
         self.name = name
         self.footprint = footprint(network.config)
         self.traceable = traceable(network.config) and not options.tta

@@ -11,8 +11,9 @@ import torch
 from scipy import ndimage
 from torch import Tensor, nn
 
+from i2i.channels import names_of
 from i2i.contracts import Model, TrainingRun
-from i2i.data import IGNORED, Augmentation, Data, Example, batch, digest, generator
+from i2i.data import IGNORED, Augmentation, Data, Example, batch, described, digest, generator, masks_beside
 from i2i.models import save_model
 from i2i.normalize import Normalization
 from i2i.training import Group, Loop, Schedule
@@ -110,7 +111,7 @@ _LISTED = 16
 """Classes whose names are told; more are mostly object ids."""
 _FADED = 3
 """After so many times its reach, an average has all but forgotten where it began."""
-_PLACES = ("images", "masks", "val_images", "val_masks", "from_")
+_PLACES = ("images", "masks", "val_images", "val_masks", "mask_suffix", "from_")
 _MAY_CHANGE = ("steps", "rate", "samples")
 
 
@@ -141,6 +142,7 @@ def _header(
         "class_names": list(target.class_names),
         "label_rule": asdict(target.rule) if target.rule else None,
         "training": {"options": made, "seed": run.seed, "precision": run.precision, "images": len(data.learn)} | origin,
+        **described(data.all, options.pixel_size, run.message),
     } | ({"gray_as_rgb": True} if data.gray_as_rgb else {})
 
 
@@ -191,10 +193,11 @@ def _tell(options: TrainOptions, data: Data[Example], target: Target, run: Train
 
 def train(options: TrainOptions, run: TrainingRun) -> Mapping[str, Any]:
     """Train, and write the weights that validated best to ``run.output``. Returns the figures for the report."""
-    base = base_model(options, run)
+    options, base = masks_beside(options), base_model(options, run)
     config = network_config(options, base)
     check(options, config, run.part[1])  # before the data are read
-    data = load_data(options, _normalization(options, base), base is not None and read_header(base).gray_as_rgb)
+    gray_as_rgb, names = (read_header(base).gray_as_rgb, names_of(base)) if base else (False, ())
+    data = load_data(options, _normalization(options, base), gray_as_rgb, names)
     target = Target.of(options.target, data.all)
     _tell(options, data, target, run)
     torch.manual_seed(run.seed)

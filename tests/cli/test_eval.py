@@ -188,10 +188,30 @@ def test_ids_taken_for_classes_are_refused(i2i, folder):
     refused(i2i("eval", "segment", "ids.tif", "ids.tif", "--kind", "classes"), 1, "ids.tif", "70000", "0 .. 255")
 
 
-def test_a_stack_is_refused(i2i, folder):
+def test_each_plane_of_a_stack_is_compared_as_an_image(i2i, folder):
+    planes = [blobs(seed=seed).astype(np.uint16) for seed in range(3)]
+    for number, plane in enumerate(planes):
+        save(f"single/{number}.tif", plane), save(f"seen/{number}.tif", np.where(plane == number + 1, 0, plane))
+    stack, seen = np.stack(planes), np.stack([load(f"seen/{number}.tif") for number in range(3)])
+    save("stack.ome.tif", stack, metadata={"axes": "ZYX"}), save("seen.ome.tif", seen, metadata={"axes": "ZYX"})
+    inside = np.ones(planes[0].shape, np.uint8)
+    inside[:, :40] = 0
+    save("inside.png", inside)
+    for words in ([], ["--inside", "inside.png"]):
+        found = done(i2i("eval", "segment", "seen.ome.tif", "stack.ome.tif", "--json", *words)).json
+        figures = [
+            done(i2i("eval", "segment", f"seen/{number}.tif", f"single/{number}.tif", "--json", *words)).json["pooled"]["tp50"]
+            for number in range(3)
+        ]
+        assert list(found["images"]) == ["stack z=0", "stack z=1", "stack z=2"]
+        assert [one["tp50"] for one in found["images"].values()] == figures and found["pooled"]["tp50"] == sum(figures)
+
+
+def test_stacks_of_other_planes_are_refused(i2i, folder):
     save("stack.ome.tif", np.zeros((3, 16, 16), np.uint8), metadata={"axes": "ZYX"})
     save("flat.png", np.zeros((16, 16), np.uint8))
-    refused(i2i("eval", "segment", "stack.ome.tif", "flat.png"), 1, "stack.ome.tif", "3 planes")
+    refused(i2i("eval", "segment", "stack.ome.tif", "flat.png"), 1, "stack.ome.tif: holds 3 planes, the truth flat.png 1")
+    refused(i2i("eval", "segment", "flat.png", "stack.ome.tif"), 1, "flat.png: holds 1 plane, the truth stack.ome.tif 3")
 
 
 # -------------------------------------------------------------------------------------------------------------------- regions

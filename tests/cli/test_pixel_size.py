@@ -187,3 +187,39 @@ def test_a_dry_run_warns_of_what_the_run_will_warn_of(run, sized):
 def test_a_dry_run_says_that_the_image_is_resampled(run, sized):
     _sized("a.tif", picture(), 0.25, 0.25)
     assert "resampled  0.5 x 0.5 times" in done(run(sized, "a.tif", "--dry-run")).out
+
+
+def test_zoom_is_the_rescaling_that_pixel_sizes_ask_for(run, sized, model):
+    """A model that knows no size, told to zoom, gives what one gives whose size says so; over tiles, and for an array, too."""
+    _sized("a.tif", picture(200, 300), 0.25, 0.25)
+    done(run(sized, "a.tif", "-o", "x.tif"))
+    save("a.png", picture(200, 300))
+    reported = done(run(model, "a.png", "--zoom", "0.5", "-o", "y.tif", "--tile", "64", "--verify", "2", "--json")).run
+    assert (reported["resampled"], reported["warnings"]) == ([0.5, 0.5], [])
+    assert np.array_equal(load("x.tif"), load("y.tif"))
+    loaded = package.load("segment", model=str(model), precision="fp32", zoom=0.5)
+    assert np.array_equal(loaded(picture(200, 300)), load("y.tif"))
+
+
+def test_zoom_overrides_what_pixel_sizes_say(run, sized, model):
+    _sized("a.tif", picture(), 0.25, 0.25), save("a.png", picture())
+    done(run(model, "a.png", "-o", "plain.png"))
+    for name, zoom, factors in (("a.tif", "1", None), ("a.png", "1", None), ("a.tif", "2", [2.0, 2.0])):
+        reported = done(run(sized, name, "--zoom", zoom, "-o", "x.png", "--overwrite", "--json")).run
+        assert (reported["resampled"], reported["warnings"]) == (factors, [])
+        assert np.array_equal(load("x.png"), load("plain.png")) == (factors is None)
+
+
+def test_zoom_of_instances_overrides_what_pixel_sizes_say(i2i, folder):
+    bundled = open_model(ROOT.parent / "i2i_maskrcnn/models/nuclei.safetensors")
+    save_model(folder / "m.safetensors", bundled.tensors(), dict(bundled.config) | {"pixel_size": 0.5})
+    _sized("a.tif", picture(64, 64), 1.0, 1.0)
+    words = ["instances", "a.tif", "--model", "m.safetensors", "--overwrite", "--json", "-o", "x.tif"]
+    assert done(i2i(*words)).run["resampled"] == [2.0, 2.0]
+    assert done(i2i(*words, "--zoom", "1")).run["resampled"] is None
+
+
+@pytest.mark.parametrize(("zoom", "words"), [("0.01", "0.03125 to 32"), ("100", "0.03125 to 32"), ("-1", "0"), ("nan", "finite")])
+def test_a_zoom_that_cannot_be_meant_is_refused(run, model, zoom, words):
+    save("a.png")
+    refused(run(model, "a.png", "--zoom", zoom), 2, "--zoom", words)

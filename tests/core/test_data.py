@@ -68,6 +68,40 @@ def test_files_of_one_stem_are_a_pair(tmp_path: Path) -> None:
     assert found == [Pair(images / "a.PNG", truths / "a.tif"), Pair(images / "b.tif", truths / "b.png")]
 
 
+def test_a_suffix_of_two_parts_is_one_as_everywhere_in_i2i(tmp_path: Path) -> None:
+    images = make_files(tmp_path / "images", "a.ome.tif", "b.OME.TIFF", "c.1.png", "._a.tif")
+    truths = make_files(tmp_path / "truths", "a.tif", "b.ome.tif", "c.1.tif")
+    found = find_pairs(images, truths, (".png", ".tif", ".tiff"))
+    assert [(pair.image.name, pair.truth.name) for pair in found] == [
+        ("a.ome.tif", "a.tif"),
+        ("b.OME.TIFF", "b.ome.tif"),
+        ("c.1.png", "c.1.tif"),
+    ]
+
+
+def test_masks_with_an_ending_may_lie_among_their_images(tmp_path: Path) -> None:
+    images = make_files(tmp_path / "images", "a.tif", "a_masks.png", "b.ome.tif", "b_masks.tif")
+    found = find_pairs(images, images, (".png", ".tif"), "_masks")
+    assert found == [Pair(images / "a.tif", images / "a_masks.png"), Pair(images / "b.ome.tif", images / "b_masks.tif")]
+    masks = make_files(tmp_path / "masks", "a_masks.png", "b_masks.tif", "a_flows.tif")
+    assert [pair.truth.parent.name for pair in find_pairs(images, masks, (".png", ".tif"), "_masks")] == ["masks"] * 2
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [
+        (["a.png", "b.png", "b_masks.png"], r"a.png: no file named a_masks in .*images \(1 such"),
+        (["a.png", "a_masks.png", "c_masks.png"], r"c_masks.png: no file named c in .*images \(1 such"),
+        (["a.png"], "images: holds no image whose name ends in _masks"),
+        (["a_masks.png"], "images: holds no image whose name does not end in _masks"),
+    ],
+)
+def test_images_and_masks_with_an_ending_that_make_no_pairs_are_named(tmp_path: Path, names: list[str], text: str) -> None:
+    images = make_files(tmp_path / "images", *names)
+    with pytest.raises(TrainingError, match=text):
+        find_pairs(images, images, (".png",), "_masks")
+
+
 @pytest.mark.parametrize(
     ("images", "truths", "text"),
     [
@@ -107,7 +141,7 @@ def shape_of(dtype: str = "uint8", value: int = 1) -> np.ndarray:
 
 def test_an_image_is_normalised_by_its_own_statistics(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(100, 4000, (20, 30, 3)).astype(np.uint16)
-    image = load_image(save(tmp_path / "a.tif", pixels), Normalization(low=0, high=100))
+    image, _ = load_image(save(tmp_path / "a.tif", pixels), Normalization(low=0, high=100))
     assert image.shape == (3, 20, 30) and image.dtype == torch.float32 and image.is_contiguous()
     low, high = pixels.min((0, 1)), pixels.max((0, 1))
     np.testing.assert_allclose(image.permute(1, 2, 0).numpy(), (pixels - low) / (high - low), atol=1e-6)
@@ -145,7 +179,7 @@ def test_a_restless_mask_of_few_classes_is_one(tmp_path: Path) -> None:
         (shape_of("int16", -2), "holds values from -2 to 0"),
         (shape_of("uint32", 2**24), "holds values from 0 to 16777216; number what it shows from 1 on, below 16777216"),
         (np.random.default_rng(0).integers(0, 255, (20, 30)).astype(np.uint8), "looks like an image, not like a mask"),
-        (np.stack([shape_of()] * 2), "holds 2 planes; train on files of one plane each"),
+        (np.stack([shape_of()] * 2), "holds 2 planes, its image 1; save the mask of each plane"),
     ],
 )
 def test_what_is_no_mask_is_named(tmp_path: Path, pixels: np.ndarray, text: str) -> None:
@@ -187,6 +221,14 @@ def test_every_tenth_is_held_back(count: int, held: list[int]) -> None:
     assert [int(one.truth[0, 0]) for one in data.held] == held
     assert [int(one.truth[0, 0]) for one in data.learn] == [i for i in range(count) if i not in held]
     assert data.all == data.learn + data.held and not data.gray_as_rgb
+
+
+@pytest.mark.parametrize(("files", "held"), [([3, 2], [3, 4]), ([25], [23, 24]), ([2], [1])])
+def test_planes_of_a_stack_are_held_back_together(files: list[int], held: list[int]) -> None:
+    names = [f"{number}.tif" for number, planes in enumerate(files) for _ in range(planes)]
+    stacks = [replace(one, name=name) for one, name in zip(numbered(len(names)), names, strict=True)]
+    data = hold_back(stacks, "images", "give more")
+    assert [int(one.truth[0, 0]) for one in data.held] == held and len(data.all) == len(names)
 
 
 def test_one_image_alone_is_refused() -> None:

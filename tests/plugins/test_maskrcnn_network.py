@@ -301,7 +301,7 @@ def scene() -> ObjectExample:
     """Two objects that overlap, one of the second class, and a crowd."""
     layers = torch.zeros(2, 40, 48, dtype=torch.int16)
     layers[0, 4:20, 4:20], layers[1, 10:30, 10:40], layers[0, 30:, :8] = 1, 2, 3
-    return ObjectExample(torch.rand(1, 40, 48), layers, "a", None, torch.tensor([0, 1, 2, CROWD]))
+    return ObjectExample(torch.rand(1, 40, 48), layers, "a", classes=torch.tensor([0, 1, 2, CROWD]))
 
 
 def test_crops_hold_the_objects_that_are_in_them() -> None:
