@@ -189,6 +189,7 @@ class Session:
             scaling = None
         source = as_trained(source, predictor)
         self.loader.check_channels(source.spec, predictor, models, item.name)
+        opened.warnings.extend(self.loader.taken_as_rgb(source.spec, models, predictor))
         output = _named(self.loader.choose_output(predictor), image.spec)
         self._check_asked(item, predictor, output, image.spec)
         spec = result_spec(image.spec, output, predictor)

@@ -65,6 +65,7 @@ class RasterSource:
             dtype="uint16" if deep else GREY_MODES.get(image.mode, "uint8"),
             pixel_size=_pixel_size(image, exif),
             notes=_notes(image),
+            rgb=None if self._grey else True,
         )
         return dataclasses.replace(spec, remarks=(SPOOLED,)) if spec.bytes > MEMORY else spec
 

@@ -20,10 +20,11 @@ from i2i.contracts import Array, Format, ImageSpec
 from i2i.errors import InputError
 from i2i.formats.guard import guard
 from i2i.formats.orientation import Orientation
+from i2i.formats.rgb import is_rgb
 from i2i.formats.tiff_checks import check_series, first_series, open_tiff, unsound
-from i2i.formats.tiff_colour import Colour, colour_of
+from i2i.formats.tiff_colour import Colour, colour_of, is_colour
 from i2i.formats.tiff_layout import Layout, layout_of
-from i2i.formats.tiff_metadata import channel_names, pixel_size
+from i2i.formats.tiff_metadata import channel_names, image_name, pixel_size, steps
 from i2i.formats.tiff_ome import recorded
 from i2i.formats.tiff_pages import SeriesPages
 from i2i.formats.tiff_segments import FileBytes, SegmentCache
@@ -108,17 +109,22 @@ class TiffSource:
         size = pixel_size(self._tiff, page)
         channels = self._layout.channels * first.colour.channels
         series = (("series", len(self._pictures)),) if len(self._pictures) > 1 else ()
+        names = channel_names(self._tiff, page, channels)
+        as_rgb = self._layout.channels == 1 and is_colour(page)
         return ImageSpec(
             height=sizes[0][0],
             width=sizes[0][1],
             channels=channels,
             dtype=first.colour.dtype,
             pixel_size=None if size is None else _turned(self._orientation, size),
-            channel_names=channel_names(self._tiff, page, channels),
+            channel_names=names,
             planes=series + self._layout.planes,
             levels=sizes if len(sizes) > 1 else (),
             notes=notes,
             tiling=self.segment_shape,
+            rgb=is_rgb(channels, names, as_rgb),
+            steps=steps(self._tiff, page),
+            name=image_name(self._tiff, page),
         )
 
     @property

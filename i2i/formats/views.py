@@ -149,6 +149,7 @@ def _narrowed(spec: ImageSpec, level: int, channels: Sequence[int] | None) -> Im
         plane_names=(),
         levels=(),
         tiling=spec.tiling if level == 0 else None,
+        rgb=spec.rgb if channels is None else None,
     )
 
 
@@ -211,7 +212,8 @@ def _channels(spec: ImageSpec, text: str | None, path: Path) -> tuple[int, ...] 
     names = {name.strip(): i for i, name in reversed(list(enumerate(spec.channel_names)))}
     chosen: list[int] = []
     for part in (item.strip() for item in text.split(",")):
-        index = names.get(part, int(part) if part.isdecimal() else -1)
+        like = [i for name, i in names.items() if name.casefold() == part.casefold()]
+        index = names.get(part, int(part) if part.isdecimal() else like[0] if len(like) == 1 else -1)
         if not 0 <= index < spec.channels:
             named = f" ({', '.join(spec.channel_names)})" if names else ""
             raise UsageError(f"--channels {text}: {path} has the channels 0 .. {spec.channels - 1}{named}")

@@ -23,6 +23,7 @@ from i2i.contracts import Array, Format, ImageSpec
 from i2i.errors import InputError
 from i2i.formats.colour import bits_to_grey
 from i2i.formats.guard import guard, one_line
+from i2i.formats.rgb import is_rgb
 from i2i.formats.tiff_segments import SegmentCache
 from i2i.formats.views import picked
 from i2i.formats.zarr_metadata import DTYPES, Multiscale, Node, check_array, inside, is_zarr, multiscale_of, read_node, shown
@@ -254,17 +255,22 @@ def _describe(levels: list[Level], image: Multiscale) -> ImageSpec:
     left_out = len(image.paths) - len(levels)
     noted = (f"{left_out} resolution(s) that do not match the first are left out",) if left_out else ()
     named = len(image.channel_names) == first.channels and all(image.channel_names)
+    names = image.channel_names if named else ()
+    as_rgb = first.dtype == np.uint8 or first.names[-1] == "c"
     return ImageSpec(
         height=first.region.height,
         width=first.region.width,
         channels=first.channels,
         dtype="uint8" if first.dtype == bool else first.dtype.name,
         pixel_size=image.pixel_size,
-        channel_names=image.channel_names if named else (),
+        channel_names=names,
         planes=first.planes,
         levels=sizes if len(sizes) > 1 else (),
         notes=(*image.notes, *first.notes, *noted),
         tiling=first.tiling,
+        steps=image.steps,
+        name=image.name,
+        rgb=is_rgb(first.channels, names, as_rgb),
     )
 
 

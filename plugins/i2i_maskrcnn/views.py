@@ -47,7 +47,8 @@ def joined(parts: Sequence[Detections], score: float, most: int) -> Detections:
     if not any(len(part.boxes) for part in parts):
         return parts[0]
     boxes, masks, scores = (
-        torch.cat([getattr(part, name) for part in parts]).float() for name in ("boxes", "masks", "scores")  # of a network in bf16
+        torch.cat([getattr(part, name) for part in parts]).float()
+        for name in ("boxes", "masks", "scores")  # of a network in bf16
     )
     labels = torch.cat([part.labels for part in parts])
     view = torch.cat([torch.full_like(part.labels, number) for number, part in enumerate(parts)])

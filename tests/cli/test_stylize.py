@@ -82,7 +82,9 @@ def test_images_side_by_side_are_what_they_are_in_turn(i2i, folder):
 def test_floats_that_are_no_picture_are_told_with_their_file(i2i, folder):
     """One of a folder, which the plugin is given as pixels alone."""
     (folder / "mix").mkdir()
-    tifffile.imwrite(folder / "mix/bad.tif", np.linspace(0, 254, 3 * 40 * 40, dtype=np.float32).reshape(40, 40, 3), photometric="rgb")
+    tifffile.imwrite(
+        folder / "mix/bad.tif", np.linspace(0, 254, 3 * 40 * 40, dtype=np.float32).reshape(40, 40, 3), photometric="rgb"
+    )
     Image.open(PHOTO).resize((40, 40)).save(folder / "mix/good.png")
     done = i2i("stylize", "mix", "--style", STYLE, "--fast", "-o", "out")
     assert done.code == 3 and (folder / "out/good.png").exists()

@@ -127,7 +127,8 @@ def test_what_the_specification_calls_an_image(tmp_path: Path) -> None:
     ome = json.loads((path / "zarr.json").read_text())["attributes"]["ome"]
     edit(path / "zarr.json", attributes={"ome": ome | {"omero": {"channels": [{"label": name} for name in "abc"]}}})
     spec = ImageSpec(
-        30, 50, 3, "uint16", (0.5, 0.5), ("a", "b", "c"), (("t", 2), ("z", 4)), ((30, 50), (15, 25)), tiling=(16, 20)
+        30, 50, 3, "uint16", (0.5, 0.5), ("a", "b", "c"), (("t", 2), ("z", 4)), ((30, 50), (15, 25)), tiling=(16, 20),
+        rgb=False,
     )  # fmt: skip
     assert open_image(path).spec == spec
 

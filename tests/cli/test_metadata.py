@@ -1,0 +1,65 @@
+"""What a file says of its image besides the pixels is not lost on the way to the result."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from i2i.contracts import ImageSpec
+from i2i.formats import open_image
+from tests.cli.kit import done, picture, save
+
+
+def spec_of(path: str) -> ImageSpec:
+    with closing(open_image(Path(path))) as source:
+        return source.spec
+
+
+def stack(path: str) -> str:
+    """An OME-TIFF of two times with three slices."""
+    sizes = {f"PhysicalSize{axis}": size for axis, size in (("X", 325.0), ("Y", 325.0), ("Z", 1500.0))}
+    units = {f"PhysicalSize{axis}Unit": "nm" for axis in "XYZ"}
+    pixels = np.stack([np.stack([picture(32, 48, seed=seed)] * 3) for seed in (0, 1)])
+    said = sizes | units | {"axes": "TZYX", "Name": "drosophila wing", "TimeIncrement": 0.5, "TimeIncrementUnit": "min"}
+    save(path, pixels, ome=True, photometric="minisblack", metadata=said)
+    return path
+
+
+@pytest.mark.parametrize("out", ["out.tif", "out.ome.zarr"])
+def test_the_steps_of_planes_and_the_name_of_the_image_are_carried_over(segment, i2i, out):
+    stack("in.ome.tif")
+    done(segment("in.ome.tif", "-o", out))
+    found = spec_of(out)
+    assert found.planes == (("t", 2), ("z", 3)) and found.name == "drosophila wing"
+    assert dict(found.steps) == pytest.approx({"z": 1.5, "t": 30.0}) and found.pixel_size == pytest.approx((0.325, 0.325))
+    shown = done(i2i("info", out)).out
+    assert "t: 2 (0 .. 1, 30 s apart), z: 3 (0 .. 2, 1.5 um apart)" in shown and "drosophila wing" in shown
+    done(segment(out, "-o", "again.tif", "--plane", "t=1"))
+    assert spec_of("again.tif").planes == (("z", 3),) and dict(spec_of("again.tif").steps) == pytest.approx({"z": 1.5})
+    done(segment(out, "-o", "one.tif", "--plane", "t=1,z=0"))
+    assert spec_of("one.tif").steps == ()
+
+
+def test_bio_formats_finds_the_steps_where_it_looks(segment):
+    stack("in.ome.tif")
+    done(segment("in.ome.tif", "-o", "out.tif"))
+    with tifffile.TiffFile("out.tif") as file:
+        xml = file.ome_metadata
+    said = ('PhysicalSizeZ="1.5"', 'PhysicalSizeZUnit="µm"', 'TimeIncrement="30.0"', 'Name="drosophila wing"')
+    assert [text for text in said if text not in xml] == []
+
+
+def test_the_steps_of_a_stack_of_imagej(i2i):
+    pixels = np.stack([picture(16, 16)] * 3)
+    known = {"axes": "ZYX", "spacing": 2.0, "unit": "micron"}
+    save("z.tif", pixels, imagej=True, resolution=(4, 4), metadata=known)
+    save("t.tif", pixels, imagej=True, metadata={"axes": "TYX", "finterval": 0.25})
+    save("unknown.tif", pixels, imagej=True, metadata={"axes": "ZYX", "spacing": 2.0, "unit": "pixel"})
+    save("odd.tif", pixels, imagej=True, metadata={"axes": "ZYX", "spacing": -1.0, "unit": "um"})
+    found = {name: dict(spec_of(f"{name}.tif").steps) for name in ("z", "t", "unknown", "odd")}
+    assert found == {"z": {"z": 2.0}, "t": {"t": 0.25}, "unknown": {}, "odd": {}}
+    assert spec_of("z.tif").name == ""
