@@ -295,7 +295,10 @@ class Session:
         record = {"program": f"i2i {__version__}", "task": self.task.name, "kind": work.output.name}
         if work.models:
             record |= reports.recorded(work.models) | {"precision": plan.precision}
-        form.write(path, result, Metadata(work.output.meaning, record, work.fingerprint, self._compression, plan.threads))
+        meaning, seen = work.output.meaning, work.image.spec
+        same = meaning == "image" and result.spec.channels == seen.channels and result.spec.dtype in ("uint8", "uint16")
+        profile, dpi = seen.profile if same else b"", seen.dpi if meaning == "image" else None
+        form.write(path, result, Metadata(meaning, record, work.fingerprint, self._compression, plan.threads, profile, dpi))
 
     @property
     def _compression(self) -> str:

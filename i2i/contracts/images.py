@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -28,7 +28,8 @@ class ImageSpec:
     chosen. ``tiling``: height and width of the tiles, strips or chunks that the file stores, where it has any. ``rgb``: whether
     three channels are red, green and blue, as far as the file tells; None: it does not, or they are not three. ``steps``: how
     far apart the planes of an axis are: of ``z`` in micrometres, of ``t`` in seconds, where that is known. ``name``: what the
-    file calls the image.
+    file calls the image. ``profile``: the ICC profile of its colours, if it has one that is for its channels. ``dpi``: dots for
+    each inch, down and across, on paper, of a picture whose resolution is not that of a measuring instrument.
     """
 
     height: int
@@ -46,6 +47,8 @@ class ImageSpec:
     rgb: bool | None = None
     steps: tuple[tuple[str, float], ...] = ()
     name: str = ""
+    profile: bytes = field(default=b"", repr=False)
+    dpi: tuple[float, float] | None = None
 
     @property
     def region(self) -> Region:

@@ -20,6 +20,7 @@ from i2i.contracts import Array, Format, ImageSpec
 from i2i.errors import InputError
 from i2i.formats.guard import guard
 from i2i.formats.orientation import Orientation
+from i2i.formats.profiles import profile_for
 from i2i.formats.rgb import is_rgb
 from i2i.formats.tiff_checks import check_series, first_series, open_tiff, unsound
 from i2i.formats.tiff_colour import Colour, colour_of, is_colour
@@ -36,6 +37,7 @@ MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 SLIDE_SUFFIXES = (".svs", ".ndpi", ".bif", ".qptiff", ".lsm", ".stk", ".flex")
 ASSOCIATED = ("thumbnail", "label", "macro", "map", "overview")
 """Names of the small pictures that slides carry beside the image: leaving them out needs no warning."""
+ICC_PROFILE = 34675
 SPOOLED = "stored in one piece: copied once to a scratch file"
 WIDE = "stored in wide strips: copied once to a scratch file"
 
@@ -124,6 +126,7 @@ class TiffSource:
             tiling=self.segment_shape,
             rgb=is_rgb(channels, names, as_rgb),
             steps=steps(self._tiff, page),
+            profile=profile_for(channels, page.tags.valueof(ICC_PROFILE)),
             name=image_name(self._tiff, page),
         )
 

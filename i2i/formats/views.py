@@ -150,6 +150,7 @@ def _narrowed(spec: ImageSpec, level: int, channels: Sequence[int] | None) -> Im
         levels=(),
         tiling=spec.tiling if level == 0 else None,
         rgb=spec.rgb if channels is None else None,
+        profile=spec.profile if channels is None else b"",
     )
 
 

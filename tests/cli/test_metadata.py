@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image, ImageCms
 
 from i2i.contracts import ImageSpec
 from i2i.formats import open_image
@@ -63,3 +64,56 @@ def test_the_steps_of_a_stack_of_imagej(i2i):
     found = {name: dict(spec_of(f"{name}.tif").steps) for name in ("z", "t", "unknown", "odd")}
     assert found == {"z": {"z": 2.0}, "t": {"t": 0.25}, "unknown": {}, "odd": {}}
     assert spec_of("z.tif").name == ""
+
+
+# ----------------------------------------------------------------------------------------------------------- colours
+
+
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def photo(path: str, **said: object) -> str:
+    pixels = np.stack([picture(48, 64, seed=seed) for seed in range(3)], 2)
+    Image.fromarray(pixels).save(path, **said)
+    return path
+
+
+def colours_of(path: str) -> tuple[bytes, tuple[float, float] | None]:
+    with Image.open(path) as image:
+        dpi = image.info.get("dpi")
+        return image.info.get("icc_profile", b""), dpi and (round(float(dpi[0]), 1), round(float(dpi[1]), 1))
+
+
+@pytest.mark.parametrize("given", ["in.png", "in.jpg", "in.tif", "in.webp"])
+def test_a_picture_keeps_the_profile_of_its_colours(i2i, given):
+    photo(given, icc_profile=SRGB)
+    for made in ("out.png", "out.jpg", "out.webp", "out.tif"):
+        done(i2i("stylize", given, "--style", given, "--fast", "-o", made, "-q"))
+        assert colours_of(made)[0] == SRGB, made
+    assert "colours     ICC profile sRGB built-in" in done(i2i("info", given)).out
+    assert done(i2i("info", "--json", "out.tif")).json["profile"] == "sRGB built-in"
+
+
+def test_a_picture_keeps_its_resolution_on_paper(i2i):
+    photo("in.jpg", dpi=(300, 150)), photo("in.png", dpi=(300, 150))
+    for given in ("in.jpg", "in.png"):
+        for made in ("out.png", "out.jpg", "out.tif"):
+            done(i2i("stylize", given, "--style", given, "--fast", "-o", made, "-q", "--overwrite"))
+            assert colours_of(made) == (b"", (300.0, 150.0)), made
+
+
+def test_numbers_that_are_no_colours_have_no_profile(i2i):
+    photo("in.png", icc_profile=SRGB, dpi=(300, 300))
+    for made in ("out.png", "out.tif"):
+        done(i2i("segment", "in.png", "-o", made))
+        assert colours_of(made)[0] == b""
+    with Image.open("in.png") as image:
+        image.convert("L").save("gray.jpg", icc_profile=SRGB)
+    done(i2i("translate", "gray.jpg", "-o", "gray.png"))
+    assert colours_of("gray.png")[0] == b"" and spec_of("gray.jpg").profile == b""
+
+
+@pytest.mark.parametrize("broken", [b"", SRGB[:100], SRGB[:-1], b"x" * len(SRGB), SRGB.replace(b"RGB ", b"CMYK")])
+def test_a_profile_that_is_none_is_left_out(broken):
+    photo("in.png", icc_profile=broken)
+    assert spec_of("in.png").profile == b""

@@ -128,7 +128,7 @@ def test_what_the_specification_calls_an_image(tmp_path: Path) -> None:
     edit(path / "zarr.json", attributes={"ome": ome | {"omero": {"channels": [{"label": name} for name in "abc"]}}})
     spec = ImageSpec(
         30, 50, 3, "uint16", (0.5, 0.5), ("a", "b", "c"), (("t", 2), ("z", 4)), ((30, 50), (15, 25)), tiling=(16, 20),
-        rgb=False,
+        rgb=False, steps=(("z", 0.5),),
     )  # fmt: skip
     assert open_image(path).spec == spec
 
