@@ -27,7 +27,7 @@ from i2i.files import is_one_of
 from i2i.finite import make_finite, plan_finite
 from i2i.formats import format_for_output, open_image
 from i2i.formats.resample import at_size, level_for, resampled
-from i2i.formats.views import View, select
+from i2i.formats.views import View, one_series, select
 from i2i.loading import Loader, as_trained
 from i2i.manifest import fingerprint, note_results
 from i2i.options import RunOptions
@@ -102,6 +102,10 @@ class Session:
         """The chosen planes, level and channels of the image, samples finite."""
         image = open_image(path, self.formats)
         try:
+            if self.run.series:
+                chosen = one_series(image, self.run.series, Path(name))
+                image.close()
+                image = chosen
             sized, told = with_pixel_size(image, self.run.pixel_size)
             source, warnings = self._chosen(sized, self.run.level, name)
 

@@ -176,6 +176,19 @@ def select(source: Source, level: int, plane_text: str | None, channels_text: st
     return Selection(source, numbers, kept, level, _channels(spec, channels_text, path), tuple(names) if kept else ())
 
 
+def one_series(source: Source, text: str, path: Path) -> Source:
+    """The image alone that ``--series 1`` names, opened anew. A source of several has ``series_count``, and a method
+    ``series(number)`` that gives None for what cannot be read. Raises ``UsageError``."""
+    reopen = getattr(source, "series", None)
+    found: Source | None = reopen(int(text)) if reopen is not None and text.isdecimal() else None
+    if found is None:
+        count, planes = getattr(source, "series_count", 1), "series" in dict(source.spec.planes)
+        one = f"has them as planes: --plane series={text}" if planes else "has one image, 0"
+        there = f"has the images 0 .. {count - 1}" if count > 1 else one
+        raise UsageError(f"--series {text}: {path} {there}")
+    return found
+
+
 def _chosen_planes(spec: ImageSpec, text: str, path: Path) -> dict[str, range]:
     """What the text says of each axis that it names."""
     lengths = dict(spec.planes)
