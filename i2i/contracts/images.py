@@ -30,6 +30,7 @@ class ImageSpec:
     far apart the planes of an axis are: of ``z`` in micrometres, of ``t`` in seconds, where that is known. ``name``: what the
     file calls the image. ``profile``: the ICC profile of its colours, if it has one that is for its channels. ``dpi``: dots for
     each inch, down and across, on paper, of a picture whose resolution is not that of a measuring instrument.
+    ``channel_colours``: of every channel that has a name, as viewers are to show it: ``RRGGBB`` in hex.
     """
 
     height: int
@@ -49,6 +50,7 @@ class ImageSpec:
     name: str = ""
     profile: bytes = field(default=b"", repr=False)
     dpi: tuple[float, float] | None = None
+    channel_colours: tuple[str, ...] = ()
 
     @property
     def region(self) -> Region:

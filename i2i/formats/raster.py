@@ -65,7 +65,7 @@ class RasterSource:
             channels=1 if self._grey else 3,
             dtype="uint16" if deep else GREY_MODES.get(image.mode, "uint8"),
             pixel_size=size,
-            dpi=None if size else self._orientation.size(*dpi) if (dpi := _dpi(image)) else None,
+            dpi=None if size else _dpi(image, self._orientation.transpose),
             profile=profile_for(1 if self._grey else 3, image.info.get("icc_profile")),
             notes=_notes(image),
             rgb=None if self._grey else True,
@@ -209,10 +209,10 @@ def _pixel_size(image: Any, exif: dict[int, Any]) -> tuple[float, float] | None:
     return (height, width) if min(height, width) > 0 and max(height, width) <= LARGEST_TRUSTED else None
 
 
-def _dpi(image: Any) -> tuple[float, float] | None:
-    """Dots an inch as stored, down and across."""
+def _dpi(image: Any, turned: bool) -> tuple[float, float] | None:
+    """Dots an inch of the upright picture, down and across. ``turned``: it is stored on its side."""
     try:
-        across, down = map(float, image.info["dpi"])
+        across, down = map(float, reversed(image.info["dpi"]) if turned else image.info["dpi"])
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         return None
     return (round(down, 2), round(across, 2)) if min(down, across) >= 1 and max(down, across) <= 1e5 else None

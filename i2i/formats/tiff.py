@@ -25,7 +25,7 @@ from i2i.formats.rgb import is_rgb
 from i2i.formats.tiff_checks import check_series, first_series, open_tiff, unsound
 from i2i.formats.tiff_colour import Colour, colour_of, is_colour
 from i2i.formats.tiff_layout import Layout, layout_of
-from i2i.formats.tiff_metadata import channel_names, image_name, pixel_size, steps
+from i2i.formats.tiff_metadata import channel_colours, channel_names, image_name, pixel_size, steps
 from i2i.formats.tiff_ome import recorded
 from i2i.formats.tiff_pages import SeriesPages
 from i2i.formats.tiff_segments import FileBytes, SegmentCache
@@ -121,6 +121,7 @@ class TiffSource:
             dtype=first.colour.dtype,
             pixel_size=None if size is None else _turned(self._orientation, size),
             channel_names=names,
+            channel_colours=channel_colours(self._tiff, page, channels) if names else (),
             planes=series + self._layout.planes,
             levels=sizes if len(sizes) > 1 else (),
             notes=notes,

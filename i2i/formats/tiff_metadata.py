@@ -73,6 +73,15 @@ def channel_names(tiff: Any, page: Any, channels: int) -> tuple[str, ...]:
     return tuple(found) if len(found) == channels and all(found) else ()
 
 
+def channel_colours(tiff: Any, page: Any, channels: int) -> tuple[str, ...]:
+    """The colours in OME-XML, ``RRGGBB``, when it gives one for each of the ``channels``; else none."""
+    pixels = _ome_pixels(tiff, page)
+    given = [] if pixels is None else [item.get("Color", "") for item in pixels if _tag(item) == "Channel"]
+    if len(given) != channels or not all(re.fullmatch(r"-?\d{1,10}", text) for text in given):
+        return ()
+    return tuple(f"{int(text) >> 8 & 0xFFFFFF:06X}" for text in given)  # 32 bits: red, green, blue, alpha
+
+
 def absurd_ome(xml: str) -> bool:
     """Whether OME-XML declares so many planes that lists of them would fill the memory."""
     numbers = re.findall(r'\b(?:Plane\w*|Num\w+|First[CZT]|IFD|Size[CZT])\s*=\s*["\']\s*(\d+)', xml)

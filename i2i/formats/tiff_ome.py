@@ -96,4 +96,11 @@ def description(spec: ImageSpec, planes: tuple[Axis, ...], inner: str, metadata:
         ome["Name"] = spec.name
     if len(spec.channel_names) == spec.channels and "S" not in inner:
         ome["Channel"] = {"Name": list(spec.channel_names)}
+        if spec.channel_colours:
+            ome["Channel"]["Color"] = [_signed(int(colour + "FF", 16)) for colour in spec.channel_colours]
     return ome
+
+
+def _signed(number: int) -> int:
+    """A number of 32 bits as OME writes colours."""
+    return number - 2**32 if number >= 2**31 else number

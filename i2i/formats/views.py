@@ -145,12 +145,13 @@ def _narrowed(spec: ImageSpec, level: int, channels: Sequence[int] | None) -> Im
         channels=len(chosen),
         pixel_size=None if size is None else (size[0] * spec.height / height, size[1] * spec.width / width),
         channel_names=tuple(spec.channel_names[i] for i in chosen) if spec.channel_names else (),
+        channel_colours=tuple(spec.channel_colours[i] for i in chosen) if spec.channel_colours else (),
         planes=(),
         plane_names=(),
         levels=(),
         tiling=spec.tiling if level == 0 else None,
-        rgb=spec.rgb if channels is None else None,
-        profile=spec.profile if channels is None else b"",
+        rgb=spec.rgb if tuple(chosen) == tuple(range(spec.channels)) else None,
+        profile=spec.profile if tuple(chosen) == tuple(range(spec.channels)) else b"",
     )
 
 

@@ -128,6 +128,7 @@ class Multiscale:
     notes: tuple[str, ...]
     steps: Steps = ()
     name: str = ""
+    channel_colours: tuple[str, ...] = ()
 
 
 def multiscale_of(node: Node) -> Multiscale:
@@ -149,6 +150,7 @@ def multiscale_of(node: Node) -> Multiscale:
         notes=notes,
         steps=known_steps(**{axis: (sizes.get(axis), 1.0) for axis in ("z", "t")}),
         name=shown(entry.get("name") or ""),
+        channel_colours=_channel_colours(node.ome),
     )
 
 
@@ -195,3 +197,10 @@ def _scale(item: Mapping[str, Any], count: int) -> list[float] | None:
 def _channel_names(ome: Mapping[str, Any]) -> tuple[str, ...]:
     channels = _mapping(ome.get("omero")).get("channels")
     return tuple(shown(_mapping(item).get("label") or "") for item in channels) if isinstance(channels, list) else ()
+
+
+def _channel_colours(ome: Mapping[str, Any]) -> tuple[str, ...]:
+    """Of every channel, or none."""
+    channels = _mapping(ome.get("omero")).get("channels")
+    given = [str(_mapping(item).get("color")) for item in channels] if isinstance(channels, list) else []
+    return tuple(given) if all(re.fullmatch("[0-9A-Fa-f]{6}", colour) for colour in given) else ()

@@ -265,6 +265,7 @@ def _describe(levels: list[Level], image: Multiscale) -> ImageSpec:
         dtype="uint8" if first.dtype == bool else first.dtype.name,
         pixel_size=image.pixel_size,
         channel_names=names,
+        channel_colours=image.channel_colours if named else (),
         planes=first.planes,
         levels=sizes if len(sizes) > 1 else (),
         notes=(*image.notes, *first.notes, *noted),

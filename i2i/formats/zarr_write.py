@@ -197,6 +197,7 @@ def _dataset(level: int, axes: tuple[str, ...], spec: ImageSpec) -> Mapping[str,
 def _channel(index: int, spec: ImageSpec, found: Array) -> Mapping[str, Any]:
     """A channel as viewers want it: its name, a colour, and the values from black to white."""
     low, high = found.tolist() if np.isfinite(found).all() else (0, 1)
-    colour = "FFFFFF" if spec.channels == 1 else COLOURS[index % len(COLOURS)]
+    usual = "FFFFFF" if spec.channels == 1 else COLOURS[index % len(COLOURS)]
+    colour = spec.channel_colours[index] if spec.channel_colours else usual
     window = {"min": low, "start": low, "end": high, "max": high}
     return {"label": spec.channel_names[index], "color": colour, "active": True, "window": window}

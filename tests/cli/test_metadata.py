@@ -54,6 +54,22 @@ def test_bio_formats_finds_the_steps_where_it_looks(segment):
     assert [text for text in said if text not in xml] == []
 
 
+@pytest.mark.parametrize("path", ["in.ome.tif", "in.ome.zarr"])
+def test_colours_of_channels_are_carried_over_with_their_names(i2i, path):
+    pixels = np.stack([picture(32, 48, seed=seed) for seed in range(2)])
+    blue, red = 0x0000FFFF, 0xFF0000FF - 2**32
+    channels = {"Name": ["DAPI", "RFP"], "Color": [blue, red]}
+    save("in.ome.tif", pixels, ome=True, photometric="minisblack", metadata={"axes": "CYX", "Channel": channels})
+    if path == "in.ome.zarr":
+        done(i2i("translate", "in.ome.tif", "--channels", "rfp", "-o", path))
+    done(i2i("translate", path, "--channels", "rfp", "-o", "out.ome.zarr"))
+    assert '"color": "FF0000"' in Path("out.ome.zarr/zarr.json").read_text()
+    done(i2i("translate", path, "--channels", "RFP", "-o", "out.tif"))
+    assert (spec_of("out.tif").channel_names, spec_of("out.tif").channel_colours) == (("RFP",), ("FF0000",))
+    done(i2i("segment", path, "--channels", "RFP", "-o", "labels.tif"))
+    assert spec_of("labels.tif").channel_colours == ()
+
+
 def test_the_steps_of_a_stack_of_imagej(i2i):
     pixels = np.stack([picture(16, 16)] * 3)
     known = {"axes": "ZYX", "spacing": 2.0, "unit": "micron"}
