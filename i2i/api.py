@@ -150,7 +150,8 @@ def _source(pixels: Array, spec: Mapping[str, Any]) -> ArraySource:
 
 
 _OF_FILES = (
-    "plane", "level", "channels", "strict", "format", "compression", "overwrite", "skip_existing", "resume", "dry_run", "jobs",
+    "plane", "level", "series", "channels", "strict", "format", "compression", "overwrite", "skip_existing", "resume", "dry_run",
+    "jobs",
 )  # fmt: skip
 
 

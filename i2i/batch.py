@@ -33,10 +33,13 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Input:
-    """A file, and its place below the folder that was given (its name, for a file given as such)."""
+    """A file, and its place below the folder that was given (its name, for a file given as such). ``top``: the file; for an
+    image inside a Zarr, such as a field of a plate, that Zarr: results lie beside it. Such an image is called after all of its
+    place, ``plate-A-1-0.zarr``."""
 
     path: Path
     relative: Path
+    top: Path
 
 
 # ------------------------------------------------------------------------------------------------------------- inputs
@@ -53,21 +56,40 @@ def expand(inputs: Sequence[str], formats: Sequence[Format], output: str = "") -
     several = len(inputs) > 1
     for text in inputs:
         path = Path(text)
-        if path.is_dir() and path.suffix.lower() not in suffixes and not any(form.sniff(b"", path) for form in formats):
+        if path.is_dir() and path.suffix.lower() not in suffixes and not _is_image(path, formats):
             files = list(_in_folder(path, suffixes, Path(output).absolute() if output else None))
             several = True
         elif not path.exists() and any(c in text for c in _MAGIC):
-            files = [Input(Path(p), Path(p).relative_to(_glob_root(text))) for p in sorted(glob.glob(text, recursive=True))]
-            if not files:
+            matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))]
+            if not matches:
                 raise UsageError(f"{text}: matches no file; in quotes, ** stands for folders of any depth")
-            files = [file for file in files if file.path.suffix.lower() in suffixes]
+            images = {match for match in matches if match.suffix.lower() in suffixes or _is_image(match, formats)}
+            alone = [match for match in matches if match in images and images.isdisjoint(match.parents)]
+            files = [_input(match, match.relative_to(_glob_root(text)), formats) for match in alone]
             several = True
         else:
-            files = [Input(path, Path(path.name))]
+            files = [_input(path, Path(path.name), formats)]
         if not files:
             raise UsageError(f"{text}: no image there ({', '.join(sorted(suffixes))})")
         found += files
     return found, several
+
+
+def _is_image(path: Path, formats: Sequence[Format]) -> bool:
+    """Whether a folder is an image, or holds images as its parts."""
+    return path.is_dir() and any(form.sniff(b"", path) for form in formats)
+
+
+def _input(path: Path, relative: Path, formats: Sequence[Format]) -> Input:
+    """The input at ``path``, which may lie inside a Zarr."""
+    place = Path(os.path.abspath(path))
+    around = [folder for folder in place.parents if path.is_dir() and _is_image(folder, formats)]
+    if not around:
+        return Input(path, relative, path)
+    top, inner = around[-1], place.relative_to(around[-1]).parts
+    name = "-".join([renamed(top, "").name, *inner]) + top.suffix
+    shown = top if path.is_absolute() else Path(os.path.relpath(top.parent)) / top.name
+    return Input(path, Path(*relative.parts[: -len(inner) - 1], name), shown)
 
 
 def _in_folder(folder: Path, suffixes: frozenset[str], without: Path | None) -> Iterator[Input]:
@@ -77,7 +99,7 @@ def _in_folder(folder: Path, suffixes: frozenset[str], without: Path | None) -> 
         for name in sorted([*files, *stores]):
             if Path(name).suffix.lower() in suffixes and not name.startswith("."):
                 path = Path(root) / name
-                yield Input(path, path.relative_to(folder))
+                yield Input(path, path.relative_to(folder), path)
 
 
 def _is_searched(folder: Path, without: Path | None) -> bool:
@@ -158,7 +180,7 @@ def _target(file: Input, files: Sequence[Input], several: bool, output: str, tas
         folder = Path(output) if output else _default_folder(files, task)
         return folder / renamed(file.relative, suffix), True
     if not output:
-        return renamed(file.path, f"-{task}{suffix}"), True
+        return renamed(file.top.with_name(file.relative.name), f"-{task}{suffix}"), True
     path = Path(output)
     if output.endswith(("/", os.sep)) or (path.is_dir() and path.suffix.lower() != ".zarr"):
         return path / renamed(file.relative, suffix), True
@@ -168,9 +190,11 @@ def _target(file: Input, files: Sequence[Input], several: bool, output: str, tas
 
 
 def _default_folder(files: Sequence[Input], task: str) -> Path:
-    """``<folder>-<task>`` beside the folder that holds the inputs."""
+    """``<folder>-<task>`` beside the folder that holds the inputs; ``<plate>-<task>`` beside the Zarr that holds all of them."""
     first = files[0]
-    root = first.path.parents[len(first.relative.parts) - 1]
+    if first.top != first.path and all(file.top == first.top for file in files):
+        return renamed(first.top, f"-{task}")
+    root = first.top.parents[len(first.relative.parts) - 1]
     folder = root.absolute() if root.name in ("", "..") else root
     if not folder.name:
         raise UsageError(f"{first.path}: say with -o where the results go")

@@ -307,6 +307,7 @@ def layer_spec(spec: ImageSpec, channels: int, dtype: str, scale: int = 1, names
         dtype=dtype,
         pixel_size=pixel_size,
         channel_names=names,
+        channel_colours=spec.channel_colours if names == spec.channel_names else (),
         planes=(),
         levels=(),
         notes=(),

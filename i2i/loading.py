@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from typing import Any
 
 from i2i.backends import pick_device, pick_precision, start_torch
 from i2i.channels import common_names
-from i2i.contracts import ImageSpec, Model, Output, Predictor, Runtime, Source, Task
+from i2i.contracts import ImageSpec, Model, ModelCard, Output, Predictor, Runtime, Source, Task
 from i2i.errors import ModelError, UsageError
 from i2i.formats.views import Described, Selection
 from i2i.models import Progress, default_model, find_model
@@ -70,16 +71,47 @@ class Loader:
         try:
             chosen = self.model_names(spec)
         except ModelError as error:
-            raise ModelError(f"{name}: {error}{self._with_fewer(spec.channels)}") from error
+            fewer = self._with_fewer(spec.channels, [card for card in self._cards if card.default])
+            raise ModelError(
+                f"{name}: {error}" + (f"; --channels {fewer[1]} would do for {fewer[0]}" if fewer else "")
+            ) from error
+        if chosen and not (self._asked or self.run.channels) and spec.rgb is False:
+            names = spec.channel_names
+            told = f" ({', '.join(names)})" if names else ""
+            one = (
+                f"choose with --channels {_plain(names)}, or "
+                if any(card.default and card.takes(1) for card in self._cards)
+                else ""
+            )
+            raise ModelError(f"{name}: its 3 channels{told} are no RGB picture; {one}say --channels 0,1,2")
         return self.predictor(*chosen)
 
-    def _with_fewer(self, channels: int) -> str:
-        """The default that would take some of an image's channels: the widest."""
-        cards = [card for card in self.registry.models(self.task.name) if card.default and card.channels < channels]
-        if not cards:
-            return ""
-        widest = max(cards, key=lambda card: card.channels)
-        return f"; --channels {_first(widest.channels)} would do for {widest.name}"
+    def taken_as_rgb(self, spec: ImageSpec, models: Sequence[Model], predictor: Predictor) -> tuple[str, ...]:
+        """A warning for three channels that are no RGB picture where the user asked for what takes one: a model that comes with a
+        card, or a method without a model. Whoever trained a model of their own knows its channels."""
+        rgb = all(model.card is not None for model in models) if models else predictor.gray_as_rgb
+        if spec.rgb is not False or self.run.channels or not rgb or predictor.footprint.channels_in != spec.channels:
+            return ()
+        named = f" ({', '.join(spec.channel_names)})" if spec.channel_names else ""
+        return (f"its 3 channels{named} are no RGB picture, and are taken as red, green and blue; --channels chooses",)
+
+    @property
+    def _cards(self) -> list[ModelCard]:
+        known = self.registry.models(self.task.name)
+        return [card for card in known if card.task == self.task.name and not card.part]
+
+    def _with_fewer(self, channels: int, cards: Sequence[ModelCard]) -> tuple[str, str] | None:
+        """The name of the card that would take the most of an image's channels, but not all; and which."""
+        fitting = [
+            (count, card.default, card.channels == count, card.name)
+            for card in cards
+            for count in (card.channels, 1)
+            if count < channels and card.takes(count)
+        ]
+        if not fitting:
+            return None
+        count, *_, name = max(fitting)
+        return name, _first(count)
 
     def channel_names(self, spec: ImageSpec) -> tuple[str, ...]:
         """Of the channels that the models for an image of named channels were trained on; none where they do not say. Raises
@@ -95,13 +127,22 @@ class Loader:
         wanted = predictor.footprint.channels_in
         if spec.channels == wanted:
             return
-        cards = self.registry.models(self.task.name)
-        fitting = [card.name for card in cards if card.takes(spec.channels)]
-        some = _first(1 if spec.channels < wanted and predictor.gray_as_rgb else wanted)
-        choice = f"choose with --channels, such as --channels {some}"
-        cure = f"--model {fitting[0]} fits, or {choice}" if fitting else choice
         what = "+".join(model.name for model in models) or self.task.name
-        raise ModelError(f"{name}: has {_channels(spec.channels)}, {what} takes {wanted}; {cure}")
+        cures = ", or ".join(self._cures(spec.channels, wanted, predictor.gray_as_rgb))
+        raise ModelError(f"{name}: has {_channels(spec.channels)}, {what} takes {wanted}; {cures}")
+
+    def _cures(self, channels: int, wanted: int, gray_as_rgb: bool) -> list[str]:
+        fitting = sorted(self._cards, key=lambda card: (card.channels != channels, not card.default))
+        cures = [f"--model {card.name} fits" for card in fitting if card.takes(channels)][:1]
+        if channels > wanted or gray_as_rgb:
+            some = _first(wanted if channels > wanted else 1)
+            return [*cures, f"choose with --channels, such as --channels {some}"]
+        if cures:
+            return cures
+        fewer = self._with_fewer(channels, self._cards)
+        if fewer:
+            return [f"--model {fewer[0]} --channels {fewer[1]} fits"]
+        return [f"give an image of {_channels(wanted)}, or a model for {channels}"]
 
     def choose_output(self, predictor: Predictor) -> Output:
         """The kind of result asked for, the predictor's first by default. Raises ``UsageError``."""
@@ -135,6 +176,11 @@ def _vouched(models: Sequence[Model], own: tuple[str, ...] = ("fp32",)) -> tuple
 
 def _channels(count: int) -> str:
     return f"{count} channel{'s' * (count != 1)}"
+
+
+def _plain(names: Sequence[str]) -> str:
+    """The first channel as ``--channels`` takes it: its name, or 0 where that would want quotes."""
+    return names[0] if names and re.fullmatch(r"[\w.+-]+", names[0]) else "0"
 
 
 def _first(count: int) -> str:

@@ -19,7 +19,20 @@ from i2i.options import RunOptions
 from i2i.planner import Plan
 from i2i.version import __version__
 
-_RESULT_OPTIONS = ("as_", "level", "plane", "channels", "nan", "pixel_size", "seed", "model", "device", "precision", "backend")
+_RESULT_OPTIONS = (
+    "as_",
+    "level",
+    "series",
+    "plane",
+    "channels",
+    "nan",
+    "pixel_size",
+    "seed",
+    "model",
+    "device",
+    "precision",
+    "backend",
+)
 _RESULTS = "results.json"
 _MEGABYTE = 2**20
 _HASHED_WHOLE = 64 * _MEGABYTE

@@ -96,6 +96,7 @@ class RunOptions:
     resume: bool = option(False, help="go on with a killed run", panel=INPUT)
     dry_run: bool = option(False, help="print the plan, do nothing", panel=INPUT)
     level: int = option(0, help="level of a pyramid, 0 is full resolution", panel=INPUT, minimum=0)
+    series: str = option("", help="which image of a TIFF that holds several, from 0", panel=INPUT, metavar="N")
     plane: str = option("", help="which planes, such as z=3,t=* or z=2-5 (default: all)", panel=INPUT)
     channels: str = option("", help="which channels, by index or name: 0,2", panel=INPUT)
     nan: str = option("error", help="what NaN and Inf in the input become", choices=("zero", "error"), panel=INPUT)

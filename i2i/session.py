@@ -28,7 +28,7 @@ from i2i.files import is_one_of
 from i2i.finite import make_finite, plan_finite
 from i2i.formats import format_for_output, open_image
 from i2i.formats.resample import at_size, level_for, resampled
-from i2i.formats.views import View, select
+from i2i.formats.views import View, one_series, select
 from i2i.loading import Loader, as_trained
 from i2i.manifest import fingerprint, note_results
 from i2i.options import RunOptions
@@ -103,6 +103,10 @@ class Session:
         """The chosen planes, level and channels of the image, samples finite."""
         image = open_image(path, self.formats)
         try:
+            if self.run.series:
+                chosen = one_series(image, self.run.series, Path(name))
+                image.close()
+                image = chosen
             sized, told = with_pixel_size(image, self.run.pixel_size)
             source, warnings = self._chosen(sized, self.run.level, name)
 
@@ -192,6 +196,7 @@ class Session:
             scaling = None
         source = as_trained(source, predictor)
         self.loader.check_channels(source.spec, predictor, models, item.name)
+        opened.warnings.extend(self.loader.taken_as_rgb(source.spec, models, predictor))
         output = _named(self.loader.choose_output(predictor), image.spec)
         self._check_asked(item, predictor, output, image.spec)
         spec = result_spec(image.spec, output, predictor)
@@ -297,7 +302,10 @@ class Session:
         record = {"program": f"i2i {__version__}", "task": self.task.name, "kind": work.output.name}
         if work.models:
             record |= reports.recorded(work.models) | {"precision": plan.precision}
-        form.write(path, result, Metadata(work.output.meaning, record, work.fingerprint, self._compression, plan.threads))
+        meaning, seen = work.output.meaning, work.image.spec
+        same = meaning == "image" and result.spec.channels == seen.channels and result.spec.dtype in ("uint8", "uint16")
+        profile, dpi = seen.profile if same else b"", seen.dpi if meaning == "image" else None
+        form.write(path, result, Metadata(meaning, record, work.fingerprint, self._compression, plan.threads, profile, dpi))
 
     @property
     def _compression(self) -> str:

@@ -14,6 +14,7 @@ from i2i.cli.generate import command, named, positional
 from i2i.contracts import ImageSpec, ModelCard
 from i2i.errors import ModelError
 from i2i.formats import detect, open_image
+from i2i.formats.profiles import profile_name
 from i2i.models import cached_path, fetch, open_model
 from i2i.options import INPUT
 from i2i.registry import Registry
@@ -186,12 +187,15 @@ def _info(registry: Registry, values: Mapping[str, Any]) -> None:
     source.close()
     spec, form = source.spec, detect(path, formats)
     if values["json_"]:
-        console.put_json({"file": values["file"], "format": form.name, **asdict(spec)})
+        profile = profile_name(spec.profile) if spec.profile else None
+        console.put_json({"file": values["file"], "format": form.name, **asdict(spec), "profile": profile})
         return
     lines = {
         "format": form.name,
+        **({"name": spec.name} if spec.name else {}),
         "size": f"{spec.width} x {spec.height} pixels (width x height), {console.size_text(spec.bytes)} a plane",
-        "channels": f"{spec.channels}" + (f": {', '.join(spec.channel_names)}" if any(spec.channel_names) else ""),
+        "channels": f"{spec.channels}{_KINDS[spec.rgb]}" + (f": {', '.join(spec.channel_names)}" * any(spec.channel_names)),
+        **({"colours": f"ICC profile {profile_name(spec.profile)}"} if spec.profile else {}),
         "dtype": spec.dtype,
         "pixel size": f"{spec.pixel_size[1]:g} x {spec.pixel_size[0]:g} um (width x height)" if spec.pixel_size else "unknown",
         "planes": _planes_text(spec),
@@ -203,8 +207,13 @@ def _info(registry: Registry, values: Mapping[str, Any]) -> None:
         console.say(f"note: {note}")
 
 
+_KINDS = {True: " (RGB)", False: " (not RGB)", None: ""}
+
+
 def _planes_text(spec: ImageSpec) -> str:
-    axes = ", ".join(f"{axis}: {length} (0 .. {length - 1})" for axis, length in spec.planes)
+    units, steps = {"z": "um", "t": "s"}, dict(spec.steps)
+    apart = {axis: f", {step:g} {units.get(axis, '')} apart" for axis, step in steps.items()}
+    axes = ", ".join(f"{axis}: {length} (0 .. {length - 1}{apart.get(axis, '')})" for axis, length in spec.planes)
     return f"{spec.plane_count} along {axes}" if axes else "one"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -25,7 +25,12 @@ class ImageSpec:
     each resolution, full size first; empty means one. ``notes``: what the reader had to assume; each becomes a warning.
     ``remarks``: what it does that costs time or room and changes no pixel: shown, and no warning.
     ``plane_names``: of each plane in C order, such as ``z=3``, where they do not count from 0: of an image of which some were
-    chosen. ``tiling``: height and width of the tiles, strips or chunks that the file stores, where it has any.
+    chosen. ``tiling``: height and width of the tiles, strips or chunks that the file stores, where it has any. ``rgb``: whether
+    three channels are red, green and blue, as far as the file tells; None: it does not, or they are not three. ``steps``: how
+    far apart the planes of an axis are: of ``z`` in micrometres, of ``t`` in seconds, where that is known. ``name``: what the
+    file calls the image. ``profile``: the ICC profile of its colours, if it has one that is for its channels. ``dpi``: dots for
+    each inch, down and across, on paper, of a picture whose resolution is not that of a measuring instrument.
+    ``channel_colours``: of every channel that has a name, as viewers are to show it: ``RRGGBB`` in hex.
     """
 
     height: int
@@ -40,6 +45,12 @@ class ImageSpec:
     tiling: tuple[int, int] | None = None
     remarks: tuple[str, ...] = ()
     plane_names: tuple[str, ...] = ()
+    rgb: bool | None = None
+    steps: tuple[tuple[str, float], ...] = ()
+    name: str = ""
+    profile: bytes = field(default=b"", repr=False)
+    dpi: tuple[float, float] | None = None
+    channel_colours: tuple[str, ...] = ()
 
     @property
     def region(self) -> Region:

@@ -193,13 +193,16 @@ class Task:
 class Metadata:
     """What a written file says of itself. ``meaning`` of its pixels; ``record``: model, hash, precision, version ...;
     ``fingerprint``: hex of the run, from which identifiers are derived so that the same run gives the same bytes.
-    ``compression``: one of the format's ``compressions``, or empty for its usual one. ``threads``: that may encode."""
+    ``compression``: one of the format's ``compressions``, or empty for its usual one. ``threads``: that may encode. ``profile``
+    and ``dpi``, as in ``ImageSpec``, of a picture in the colours of its input."""
 
     meaning: Meaning
     record: Mapping[str, Any]
     fingerprint: str
     compression: str = ""
     threads: int = 1
+    profile: bytes = field(default=b"", repr=False)
+    dpi: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from i2i.formats import raster_write
 from i2i.formats.colour import bits_to_grey
 from i2i.formats.guard import DAMAGED, guard
 from i2i.formats.orientation import Orientation
+from i2i.formats.profiles import profile_for
 from i2i.formats.scratch import Scratch
 from i2i.formats.tiff_metadata import LARGEST_TRUSTED
 from i2i.formats.views import ArraySource
@@ -57,14 +58,17 @@ class RasterSource:
 
     def _describe(self, image: Any, exif: dict[int, Any]) -> ImageSpec:
         height, width = self._orientation.size(image.height, image.width)
-        deep = self._deep or image.mode.startswith("I;16")
+        deep, size = self._deep or image.mode.startswith("I;16"), _pixel_size(image, exif)
         spec = ImageSpec(
             height=height,
             width=width,
             channels=1 if self._grey else 3,
             dtype="uint16" if deep else GREY_MODES.get(image.mode, "uint8"),
-            pixel_size=_pixel_size(image, exif),
+            pixel_size=size,
+            dpi=None if size else _dpi(image, self._orientation.transpose),
+            profile=profile_for(1 if self._grey else 3, image.info.get("icc_profile")),
             notes=_notes(image),
+            rgb=None if self._grey else True,
         )
         return dataclasses.replace(spec, remarks=(SPOOLED,)) if spec.bytes > MEMORY else spec
 
@@ -203,6 +207,15 @@ def _pixel_size(image: Any, exif: dict[int, Any]) -> tuple[float, float] | None:
     except (TypeError, ValueError, ZeroDivisionError):
         return None
     return (height, width) if min(height, width) > 0 and max(height, width) <= LARGEST_TRUSTED else None
+
+
+def _dpi(image: Any, turned: bool) -> tuple[float, float] | None:
+    """Dots an inch of the upright picture, down and across. ``turned``: it is stored on its side."""
+    try:
+        across, down = map(float, reversed(image.info["dpi"]) if turned else image.info["dpi"])
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return None
+    return (round(down, 2), round(across, 2)) if min(down, across) >= 1 and max(down, across) <= 1e5 else None
 
 
 def _notes(image: Any) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ PIXEL_LIMIT = 178_956_970
 BAND_BYTES = 16 * 2**20
 QUALITY = 95
 DESCRIPTION, SOFTWARE, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 270, 305, 282, 283, 296
-CENTIMETRE = 3
+DOTS_PER_INCH, CENTIMETRE = 2, 3
+INCH = 0.0254
 
 
 def write_png(path: Path, source: Source, metadata: Metadata) -> None:
@@ -36,7 +38,9 @@ def write_jpeg(path: Path, source: Source, metadata: Metadata) -> None:
     picture = _picture(source)
     exif = _exif(source.spec, metadata, limit=60_000)
     with path.open("wb") as file:
-        picture.save(file, "JPEG", quality=QUALITY, subsampling=0, optimize=False, exif=exif)
+        dpi = metadata.dpi[::-1] if metadata.dpi else (0, 0)  # to JFIF's header, which more programs read
+        colours = metadata.profile or None
+        picture.save(file, "JPEG", quality=QUALITY, subsampling=0, optimize=False, exif=exif, dpi=dpi, icc_profile=colours)
 
 
 def write_webp(path: Path, source: Source, metadata: Metadata) -> None:
@@ -44,7 +48,9 @@ def write_webp(path: Path, source: Source, metadata: Metadata) -> None:
     check_webp(path, source.spec, metadata)
     picture = _picture(source)
     with path.open("wb") as file:
-        picture.save(file, "WEBP", quality=QUALITY, method=4, exif=_exif(source.spec, metadata))
+        picture.save(
+            file, "WEBP", quality=QUALITY, method=4, exif=_exif(source.spec, metadata), icc_profile=metadata.profile or None
+        )
 
 
 def check_png(path: Path, spec: ImageSpec, metadata: Metadata) -> None:
@@ -99,9 +105,12 @@ def _record(metadata: Metadata) -> str:
 
 def _chunks(spec: ImageSpec, metadata: Metadata) -> list[tuple[bytes, bytes]]:
     chunks = [(b"tEXt", b"i2i\0" + _record(metadata).encode("ascii"))]
-    if spec.pixel_size is not None:
-        down, across = (min(2**31 - 1, round(1e6 / side)) for side in spec.pixel_size)
+    per_metre = [1e6 / side for side in spec.pixel_size or ()] or [dots / INCH for dots in metadata.dpi or ()]
+    if per_metre:
+        down, across = (min(2**31 - 1, round(dots)) for dots in per_metre)
         chunks.insert(0, (b"pHYs", struct.pack(">IIB", across, down, 1)))
+    if metadata.profile:
+        chunks.insert(0, (b"iCCP", b"ICC profile\0\0" + zlib.compress(metadata.profile)))
     return chunks
 
 
@@ -117,4 +126,7 @@ def _exif(spec: ImageSpec, metadata: Metadata, limit: int | None = None) -> Any:
     if spec.pixel_size is not None:
         exif[Y_RESOLUTION], exif[X_RESOLUTION] = (10_000 / side for side in spec.pixel_size)
         exif[RESOLUTION_UNIT] = CENTIMETRE
+    elif metadata.dpi is not None:
+        exif[Y_RESOLUTION], exif[X_RESOLUTION] = metadata.dpi
+        exif[RESOLUTION_UNIT] = DOTS_PER_INCH
     return exif

@@ -114,6 +114,7 @@ def _describe(properties: Any, areas: list[tuple[Any, Any]], places: list[Region
         pixel_size=(float(size[0]), float(size[1])) if None not in size else None,
         levels=tuple((place.height, place.width) for place in places) if len(places) > 1 else (),
         notes=(apart,) if len(areas) > 1 else (),
+        rgb=page.shape[-1] == 3 or None,
         tiling=(page.tilelength, page.tilewidth) if page.is_tiled else None,
     )
 

@@ -20,10 +20,12 @@ from i2i.contracts import Array, Format, ImageSpec
 from i2i.errors import InputError
 from i2i.formats.guard import guard
 from i2i.formats.orientation import Orientation
+from i2i.formats.profiles import profile_for
+from i2i.formats.rgb import is_rgb
 from i2i.formats.tiff_checks import check_series, first_series, open_tiff, unsound
-from i2i.formats.tiff_colour import Colour, colour_of
+from i2i.formats.tiff_colour import Colour, colour_of, is_colour
 from i2i.formats.tiff_layout import Layout, layout_of
-from i2i.formats.tiff_metadata import channel_names, pixel_size
+from i2i.formats.tiff_metadata import channel_colours, channel_names, image_name, pixel_size, steps
 from i2i.formats.tiff_ome import recorded
 from i2i.formats.tiff_pages import SeriesPages
 from i2i.formats.tiff_segments import FileBytes, SegmentCache
@@ -35,6 +37,7 @@ MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 SLIDE_SUFFIXES = (".svs", ".ndpi", ".bif", ".qptiff", ".lsm", ".stk", ".flex")
 ASSOCIATED = ("thumbnail", "label", "macro", "map", "overview")
 """Names of the small pictures that slides carry beside the image: leaving them out needs no warning."""
+ICC_PROFILE = 34675
 SPOOLED = "stored in one piece: copied once to a scratch file"
 WIDE = "stored in wide strips: copied once to a scratch file"
 
@@ -48,11 +51,11 @@ class Picture:
 
 
 class TiffSource:
-    """A TIFF file, opened: its first image, with its planes and levels; those like it are planes along the axis ``series``.
-    Safe to read from several threads."""
+    """A TIFF file, opened: its first image, with its planes and levels; those like it are planes along the axis ``series``. With
+    ``number``, that image alone. Safe to read from several threads."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, number: int | None = None) -> None:
+        self._path, self._number = path, number
         with guard(path, "TIFF"):
             self._file = FileBytes(path)
         try:
@@ -67,13 +70,14 @@ class TiffSource:
 
     def _open(self) -> None:
         self._tiff, notes = open_tiff(self._path)
-        series = first_series(self._path, self._tiff)
+        alone = self._number is not None
+        series = self._tiff.series[self._number] if alone else first_series(self._path, self._tiff)
         page = series.keyframe
         check_series(self._path, page, series)
         colour = colour_of(page, series.transform, series.dtype)
         self._orientation = Orientation.of(page.tags.valueof(274))
         self._layout, assumed = layout_of(series, colour.channels)
-        others = (item for item in self._tiff.series if item is not series)
+        others = (item for item in self._tiff.series if item is not series and not alone)
         joined = [series, *(item for item in others if _alike(self._path, item, series, colour, self._layout))]
         self._pictures = self._build(joined)
         if len(joined) == 1:
@@ -81,7 +85,7 @@ class TiffSource:
         self._check_first()
         grids = [level.grid for picture in self._pictures for level in picture.levels]
         remarks = (SPOOLED,) * any(grid.giant for grid in grids) + (WIDE,) * any(grid.wide for grid in grids)
-        notes += assumed + colour.notes + _left_out(self._tiff, joined, len(self._pictures[0].levels))
+        notes += assumed + colour.notes + _left_out(self._tiff, joined, len(self._pictures[0].levels), alone)
         self.spec = dataclasses.replace(self._describe(page, notes), remarks=remarks)
 
     def _build(self, joined: list[Any]) -> tuple[Picture, ...]:
@@ -108,18 +112,35 @@ class TiffSource:
         size = pixel_size(self._tiff, page)
         channels = self._layout.channels * first.colour.channels
         series = (("series", len(self._pictures)),) if len(self._pictures) > 1 else ()
+        names = channel_names(self._tiff, page, channels)
+        as_rgb = self._layout.channels == 1 and is_colour(page)
         return ImageSpec(
             height=sizes[0][0],
             width=sizes[0][1],
             channels=channels,
             dtype=first.colour.dtype,
             pixel_size=None if size is None else _turned(self._orientation, size),
-            channel_names=channel_names(self._tiff, page, channels),
+            channel_names=names,
+            channel_colours=channel_colours(self._tiff, page, channels) if names else (),
             planes=series + self._layout.planes,
             levels=sizes if len(sizes) > 1 else (),
             notes=notes,
             tiling=self.segment_shape,
+            rgb=is_rgb(channels, names, as_rgb),
+            steps=steps(self._tiff, page),
+            profile=profile_for(channels, page.tags.valueof(ICC_PROFILE)),
+            name=image_name(self._tiff, page),
         )
+
+    @property
+    def series_count(self) -> int:
+        """Images in the file."""
+        return len(self._tiff.series)
+
+    def series(self, number: int) -> TiffSource | None:
+        """The image of that number alone, opened; None where the file has not so many."""
+        usable = number < self.series_count and self._tiff.series[number].keyframe.shape
+        return TiffSource(self._path, number) if usable else None
 
     @property
     def missing_tiles(self) -> int:
@@ -207,12 +228,12 @@ def _alike(path: Path, item: Any, series: Any, colour: Colour, layout: Layout) -
     return same and layout_of(item, found.channels)[0] == layout
 
 
-def _left_out(tiff: Any, joined: list[Any], levels: int) -> tuple[str, ...]:
+def _left_out(tiff: Any, joined: list[Any], levels: int, alone: bool) -> tuple[str, ...]:
     notes: tuple[str, ...] = ()
     series = joined[0]
-    others = sum(item.name.lower() not in ASSOCIATED for item in set(tiff.series) - set(joined))
-    if others:
-        notes += (f"{others} more image(s) in the file: only the first is read",)
+    others = [i for i, item in enumerate(tiff.series) if item not in set(joined) and item.name.lower() not in ASSOCIATED]
+    if others and not alone:
+        notes += (f"{len(others)} more image(s) in the file: only the first is read; --series {others[0]} reads another",)
     if levels < len(series.levels):
         notes += (f"{len(series.levels) - levels} resolution(s) that do not match the first are left out",)
     absent = sum(item is None for part in joined if not part.is_truncated for item in part)

@@ -13,6 +13,8 @@ from i2i.contracts import Array
 from i2i.formats import colour
 
 MIN_IS_WHITE, MIN_IS_BLACK, RGB, PALETTE, CMYK, YCBCR, CIELAB, ICCLAB, CFA = 0, 1, 2, 3, 5, 6, 8, 9, 32803
+COLOURS = (RGB, PALETTE, CMYK, YCBCR, CIELAB, ICCLAB)
+INTERLEAVED = 1
 ALPHA = (1, 2)
 APERIO_YCBCR = 33003
 DECODED_TO_RGB = (6, 7, 33003, 33007, 34892, 50001, 50002)
@@ -40,6 +42,12 @@ def colour_of(page: Any, transform: Callable[[Array], Array] | None = None, dtyp
         if found is not None:
             return _finish(page, found)
     raise AssertionError("the last rule always applies")
+
+
+def is_colour(page: Any) -> bool:
+    """Whether the samples of a page are colours, as its photometric interpretation says, or as their lying side by side does:
+    signals of a microscope are kept one behind the other."""
+    return page.photometric in COLOURS or page.planarconfig == INTERLEAVED
 
 
 def _finish(page: Any, found: Colour) -> Colour:

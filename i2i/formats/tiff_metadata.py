@@ -1,4 +1,4 @@
-"""Pixel size and channel names from what TIFF writers leave in a file: OME-XML, ImageJ, Aperio, Philips, resolution tags."""
+"""Pixel size, steps and names from what TIFF writers leave in a file: OME-XML, ImageJ, Aperio, Philips, resolution tags."""
 
 from __future__ import annotations
 
@@ -17,6 +17,12 @@ LARGEST_TRUSTED = 10.0
 """Micrometres: the resolution tags of a picture say how it is printed (72 to 2400 dots an inch: 353 to 10.6), so they
 are taken for the size of its pixels only below that."""
 OME_LIMIT = 10**7
+SECONDS = {
+    "s": 1.0, "sec": 1.0, "second": 1.0, "seconds": 1.0, "ms": 1e-3, "msec": 1e-3, "millisecond": 1e-3, "µs": 1e-6, "μs": 1e-6,
+    "us": 1e-6, "microsecond": 1e-6, "ns": 1e-9, "nanosecond": 1e-9, "min": 60.0, "minute": 60.0, "h": 3600.0, "hour": 3600.0,
+    "d": 86400.0, "day": 86400.0,
+}  # fmt: skip
+Steps = tuple[tuple[str, float], ...]
 
 
 def pixel_size(tiff: Any, page: Any) -> PixelSize | None:
@@ -28,11 +34,52 @@ def pixel_size(tiff: Any, page: Any) -> PixelSize | None:
     return None
 
 
+def steps(tiff: Any, page: Any) -> Steps:
+    """How far apart planes are, as in :class:`~i2i.contracts.ImageSpec`, from OME-XML or ImageJ; without what nothing tells."""
+    pixels, imagej = _ome_pixels(tiff, page), (tiff.imagej_metadata or {}) if tiff.is_imagej else {}
+    if pixels is not None:
+        depth = pixels.get("PhysicalSizeZ"), MICROMETRES.get(pixels.get("PhysicalSizeZUnit", "µm").lower())
+        time = pixels.get("TimeIncrement"), SECONDS.get(pixels.get("TimeIncrementUnit", "s").lower())
+    else:
+        depth = imagej.get("spacing"), MICROMETRES.get(str(imagej.get("unit", "")).lower())
+        time = imagej.get("finterval"), 1.0
+    return known_steps(z=depth, t=time)
+
+
+def known_steps(**given: tuple[Any, float | None]) -> Steps:
+    """Those axes whose step (a number, or text of one) and its unit make sense, in micrometres or seconds."""
+    found = []
+    for axis, (value, unit) in given.items():
+        try:
+            step = float(value) * float(unit or math.nan)
+        except (TypeError, ValueError):
+            continue
+        if 1e-9 < step < 1e9:
+            found.append((axis, step))
+    return tuple(found)
+
+
+def image_name(tiff: Any, page: Any) -> str:
+    """What OME-XML calls the image; empty without it, and for a name that the writer made up (``Image0``)."""
+    image = _ome_image(tiff, page)
+    name = "" if image is None else " ".join(image.get("Name", "").split())
+    return "" if re.fullmatch(r"Image[:\s]?\d*", name) else name
+
+
 def channel_names(tiff: Any, page: Any, channels: int) -> tuple[str, ...]:
     """The names in OME-XML when it names every one of the ``channels``; else none."""
     pixels = _ome_pixels(tiff, page)
     found = [] if pixels is None else [item.get("Name", "") for item in pixels if _tag(item) == "Channel"]
     return tuple(found) if len(found) == channels and all(found) else ()
+
+
+def channel_colours(tiff: Any, page: Any, channels: int) -> tuple[str, ...]:
+    """The colours in OME-XML, ``RRGGBB``, when it gives one for each of the ``channels``; else none."""
+    pixels = _ome_pixels(tiff, page)
+    given = [] if pixels is None else [item.get("Color", "") for item in pixels if _tag(item) == "Channel"]
+    if len(given) != channels or not all(re.fullmatch(r"-?\d{1,10}", text) for text in given):
+        return ()
+    return tuple(f"{int(text) >> 8 & 0xFFFFFF:06X}" for text in given)  # 32 bits: red, green, blue, alpha
 
 
 def absurd_ome(xml: str) -> bool:
@@ -52,7 +99,13 @@ def _tag(element: Any) -> str:
 
 
 def _ome_pixels(tiff: Any, page: Any) -> Any:
-    """The first Pixels element of this size; None without OME-XML."""
+    """The Pixels element of this size; None without OME-XML."""
+    image = _ome_image(tiff, page)
+    return None if image is None else next(item for item in image if _is_pixels(item, page))
+
+
+def _ome_image(tiff: Any, page: Any) -> Any:
+    """The first Image element with pixels of this size; None without OME-XML."""
     xml = tiff.ome_metadata if tiff.is_ome else None
     if not xml:
         return None
@@ -60,9 +113,12 @@ def _ome_pixels(tiff: Any, page: Any) -> Any:
         root = ElementTree.fromstring(xml)
     except ElementTree.ParseError:
         return None
+    return next((image for image in root.iter() if any(_is_pixels(item, page) for item in image)), None)
+
+
+def _is_pixels(item: Any, page: Any) -> bool:
     size = (str(page.imagelength), str(page.imagewidth))
-    found = (item for item in root.iter() if _tag(item) == "Pixels" and (item.get("SizeY"), item.get("SizeX")) == size)
-    return next(found, None)
+    return _tag(item) == "Pixels" and (item.get("SizeY"), item.get("SizeX")) == size
 
 
 def _from_ome(tiff: Any, page: Any) -> PixelSize | None:

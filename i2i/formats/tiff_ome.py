@@ -18,6 +18,10 @@ LETTERS = {"t": "T", "z": "Z", "c": "C", "page": "Q", "a": "A", "p": "P", "r": "
 A an angle, P a phase, R a tile, H a lifetime, E a wavelength."""
 
 
+STEPS = {"z": ("Z", "PhysicalSizeZ", "µm"), "t": ("T", "TimeIncrement", "s")}
+"""Of an axis: OME's letter, and how it calls the step and its unit."""
+
+
 def plane_axes(spec: ImageSpec, rgb: bool) -> tuple[Axis, ...]:
     """The axes over planes as OME letters with their lengths, outermost first; a single T, for all of them in C order, where
     OME cannot say it. Axes of one step are left out. ``rgb``: the channels are on one page, else C is their axis."""
@@ -84,6 +88,19 @@ def description(spec: ImageSpec, planes: tuple[Axis, ...], inner: str, metadata:
     if spec.pixel_size is not None:
         height, width = spec.pixel_size
         ome |= {"PhysicalSizeX": width, "PhysicalSizeXUnit": "µm", "PhysicalSizeY": height, "PhysicalSizeYUnit": "µm"}
+    letters = [letter for letter, _ in planes]
+    for axis, (letter, key, unit) in STEPS.items():
+        if axis in dict(spec.steps) and letter in letters:
+            ome |= {key: dict(spec.steps)[axis], f"{key}Unit": unit}
+    if spec.name:
+        ome["Name"] = spec.name
     if len(spec.channel_names) == spec.channels and "S" not in inner:
         ome["Channel"] = {"Name": list(spec.channel_names)}
+        if spec.channel_colours:
+            ome["Channel"]["Color"] = [_signed(int(colour + "FF", 16)) for colour in spec.channel_colours]
     return ome
+
+
+def _signed(number: int) -> int:
+    """A number of 32 bits as OME writes colours."""
+    return number - 2**32 if number >= 2**31 else number

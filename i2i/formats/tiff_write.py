@@ -63,7 +63,8 @@ def write(path: Path, source: Source, metadata: Metadata) -> None:
                 subifds=0 if number else len(level_shapes(spec.height, spec.width)) - 1,
                 **(further if number else first),
                 **_encoding(layout, metadata),
-                **_resolution(level.spec),
+                **_resolution(level.spec, metadata),
+                iccprofile=metadata.profile or None,
             )
 
 
@@ -199,8 +200,8 @@ def _encoding(layout: _Layout, metadata: Metadata) -> dict[str, Any]:
     }
 
 
-def _resolution(spec: ImageSpec) -> dict[str, Any]:
+def _resolution(spec: ImageSpec, metadata: Metadata) -> dict[str, Any]:
     if spec.pixel_size is None:
-        return {}
+        return {"resolution": metadata.dpi[::-1], "resolutionunit": "INCH"} if metadata.dpi else {}
     height, width = spec.pixel_size
     return {"resolution": (10_000 / width, 10_000 / height), "resolutionunit": "CENTIMETER"}

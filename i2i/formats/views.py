@@ -150,10 +150,13 @@ def _narrowed(spec: ImageSpec, level: int, channels: Sequence[int] | None) -> Im
         channels=len(chosen),
         pixel_size=None if size is None else (size[0] * spec.height / height, size[1] * spec.width / width),
         channel_names=tuple(spec.channel_names[i] for i in chosen) if spec.channel_names else (),
+        channel_colours=tuple(spec.channel_colours[i] for i in chosen) if spec.channel_colours else (),
         planes=(),
         plane_names=(),
         levels=(),
         tiling=spec.tiling if level == 0 else None,
+        rgb=spec.rgb if tuple(chosen) == tuple(range(spec.channels)) else None,
+        profile=spec.profile if tuple(chosen) == tuple(range(spec.channels)) else b"",
     )
 
 
@@ -177,6 +180,19 @@ def select(source: Source, level: int, plane_text: str | None, channels_text: st
     axes = tuple((axis, len(chosen.get(axis, range(length)))) for axis, length in spec.planes)
     kept = tuple((axis, length) for axis, length in axes if length > 1)
     return Selection(source, numbers, kept, level, _channels(spec, channels_text, path), tuple(names) if kept else ())
+
+
+def one_series(source: Source, text: str, path: Path) -> Source:
+    """The image alone that ``--series 1`` names, opened anew. A source of several has ``series_count``, and a method
+    ``series(number)`` that gives None for what cannot be read. Raises ``UsageError``."""
+    reopen = getattr(source, "series", None)
+    found: Source | None = reopen(int(text)) if reopen is not None and text.isdecimal() else None
+    if found is None:
+        count, planes = getattr(source, "series_count", 1), "series" in dict(source.spec.planes)
+        one = f"has them as planes: --plane series={text}" if planes else "has one image, 0"
+        there = f"has the images 0 .. {count - 1}" if count > 1 else one
+        raise UsageError(f"--series {text}: {path} {there}")
+    return found
 
 
 def _chosen_planes(spec: ImageSpec, text: str, path: Path) -> dict[str, range]:
@@ -216,7 +232,8 @@ def _channels(spec: ImageSpec, text: str | None, path: Path) -> tuple[int, ...] 
     names = {name.strip(): i for i, name in reversed(list(enumerate(spec.channel_names)))}
     chosen: list[int] = []
     for part in (item.strip() for item in text.split(",")):
-        index = names.get(part, int(part) if part.isdecimal() else -1)
+        like = [i for name, i in names.items() if name.casefold() == part.casefold()]
+        index = names.get(part, int(part) if part.isdecimal() else like[0] if len(like) == 1 else -1)
         if not 0 <= index < spec.channels:
             named = f" ({', '.join(spec.channel_names)})" if names else ""
             raise UsageError(f"--channels {text}: {path} has the channels 0 .. {spec.channels - 1}{named}")

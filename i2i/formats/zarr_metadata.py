@@ -16,7 +16,7 @@ from typing import Any
 
 from i2i.errors import InputError
 from i2i.formats.guard import one_line
-from i2i.formats.tiff_metadata import MICROMETRES
+from i2i.formats.tiff_metadata import MICROMETRES, SECONDS, Steps, known_steps
 
 DOCUMENTS = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
 LARGEST_DOCUMENT = 64 * 2**20
@@ -126,6 +126,9 @@ class Multiscale:
     pixel_size: tuple[float, float] | None
     channel_names: tuple[str, ...]
     notes: tuple[str, ...]
+    steps: Steps = ()
+    name: str = ""
+    channel_colours: tuple[str, ...] = ()
 
 
 def multiscale_of(node: Node) -> Multiscale:
@@ -134,11 +137,21 @@ def multiscale_of(node: Node) -> Multiscale:
         entries = node.ome["multiscales"]
         entry = entries[0]
         paths = tuple(inside(node.path, item["path"]) for item in entry["datasets"])
-        size = _pixel_size(entry, entry["datasets"][0])
+        sizes = _sizes(entry, entry["datasets"][0])
     except (LookupError, TypeError, AttributeError) as error:
         raise InputError(f"{node.path}: its OME-Zarr metadata name no resolution; damaged: get a good copy") from error
     notes = (f"{len(entries) - 1} more image(s) in the file: only the first is read",) if len(entries) > 1 else ()
-    return Multiscale(_names(node.path, entry.get("axes")), paths, size, _channel_names(node.ome), notes)
+    side = sizes.get("y", math.nan), sizes.get("x", math.nan)
+    return Multiscale(
+        axes=_names(node.path, entry.get("axes")),
+        paths=paths,
+        pixel_size=side if all(1e-5 < length < 1e5 for length in side) else None,
+        channel_names=_channel_names(node.ome),
+        notes=notes,
+        steps=known_steps(**{axis: (sizes.get(axis), 1.0) for axis in ("z", "t")}),
+        name=shown(entry.get("name") or ""),
+        channel_colours=_channel_colours(node.ome),
+    )
 
 
 def inside(folder: Path, path: str) -> Path:
@@ -157,18 +170,19 @@ def _names(path: Path, axes: Any) -> tuple[str, ...]:
     return names
 
 
-def _pixel_size(entry: Mapping[str, Any], dataset: Mapping[str, Any]) -> tuple[float, float] | None:
-    """Height and width in micrometres; None where the scale or a unit is missing."""
+def _sizes(entry: Mapping[str, Any], dataset: Mapping[str, Any]) -> dict[str, float]:
+    """How far the samples along each axis are apart, in micrometres or seconds; NaN where a unit is missing, none without a
+    scale."""
     axes = [axis if isinstance(axis, dict) else {} for axis in entry.get("axes") or ()]
     scales = [_scale(item, len(axes)) for item in (dataset, entry)]
     if scales[0] is None:
-        return None
+        return {}
     sizes = {}
     for i, axis in enumerate(axes):
-        unit = UNITS.get(str(axis.get("unit", "")).lower(), math.nan)
-        sizes[axis.get("name")] = unit * math.prod(scale[i] for scale in scales if scale is not None)
-    found = sizes.get("y", math.nan), sizes.get("x", math.nan)
-    return found if all(1e-5 < side < 1e5 for side in found) else None
+        known = SECONDS if axis.get("name") == "t" else UNITS
+        unit = known.get(str(axis.get("unit", "")).lower(), math.nan)
+        sizes[str(axis.get("name")).lower()] = unit * math.prod(scale[i] for scale in scales if scale is not None)
+    return sizes
 
 
 def _scale(item: Mapping[str, Any], count: int) -> list[float] | None:
@@ -183,3 +197,10 @@ def _scale(item: Mapping[str, Any], count: int) -> list[float] | None:
 def _channel_names(ome: Mapping[str, Any]) -> tuple[str, ...]:
     channels = _mapping(ome.get("omero")).get("channels")
     return tuple(shown(_mapping(item).get("label") or "") for item in channels) if isinstance(channels, list) else ()
+
+
+def _channel_colours(ome: Mapping[str, Any]) -> tuple[str, ...]:
+    """Of every channel, or none."""
+    channels = _mapping(ome.get("omero")).get("channels")
+    given = [str(_mapping(item).get("color")) for item in channels] if isinstance(channels, list) else []
+    return tuple(given) if all(re.fullmatch("[0-9A-Fa-f]{6}", colour) for colour in given) else ()

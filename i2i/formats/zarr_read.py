@@ -23,6 +23,7 @@ from i2i.contracts import Array, Format, ImageSpec
 from i2i.errors import InputError
 from i2i.formats.colour import bits_to_grey
 from i2i.formats.guard import guard, one_line
+from i2i.formats.rgb import is_rgb
 from i2i.formats.tiff_segments import SegmentCache
 from i2i.formats.views import picked
 from i2i.formats.zarr_metadata import DTYPES, Multiscale, Node, check_array, inside, is_zarr, multiscale_of, read_node, shown
@@ -211,7 +212,8 @@ def _images(node: Node) -> list[Multiscale]:
     if node.is_array:
         return [Multiscale((), (node.path,), None, (), ())]
     if "plate" in node.ome or "well" in node.ome:
-        raise InputError(f"{node.path}: a plate of many images; name one well's field, such as {node.path / _field(node)}")
+        one, many = node.path / _field(node), node.path / ("*" if "well" in node.ome else "*/*/*")
+        raise InputError(f"{node.path}: a plate of many images; name a field, such as {one}, or all in quotes: '{many}'")
     if "multiscales" in node.ome:
         return [multiscale_of(node)]
     if "bioformats2raw.layout" in node.ome:
@@ -254,17 +256,23 @@ def _describe(levels: list[Level], image: Multiscale) -> ImageSpec:
     left_out = len(image.paths) - len(levels)
     noted = (f"{left_out} resolution(s) that do not match the first are left out",) if left_out else ()
     named = len(image.channel_names) == first.channels and all(image.channel_names)
+    names = image.channel_names if named else ()
+    as_rgb = first.dtype == np.uint8 or first.names[-1] == "c"
     return ImageSpec(
         height=first.region.height,
         width=first.region.width,
         channels=first.channels,
         dtype="uint8" if first.dtype == bool else first.dtype.name,
         pixel_size=image.pixel_size,
-        channel_names=image.channel_names if named else (),
+        channel_names=names,
+        channel_colours=image.channel_colours if named else (),
         planes=first.planes,
         levels=sizes if len(sizes) > 1 else (),
         notes=(*image.notes, *first.notes, *noted),
         tiling=first.tiling,
+        steps=image.steps,
+        name=image.name,
+        rgb=is_rgb(first.channels, names, as_rgb),
     )
 
 

@@ -165,11 +165,13 @@ def _record(metadata: Metadata) -> Mapping[str, Any]:
 def _ome(source: _Measured, axes: tuple[str, ...], count: int, metadata: Metadata) -> Mapping[str, Any]:
     spec = source.spec
     nearest = metadata.meaning in ("labels", "classes")
-    multiscale = {
+    multiscale: dict[str, Any] = {
         "axes": [_axis(name, spec) for name in axes],
         "datasets": [_dataset(level, axes, spec) for level in range(count)],
         "type": "nearest" if nearest else "mean",
     }
+    if spec.name:
+        multiscale["name"] = spec.name
     ome: dict[str, Any] = {"version": VERSION, "multiscales": [multiscale]}
     if nearest:  # by this viewers know that the numbers are names, and show them as labels
         ome["image-label"] = {"version": VERSION}
@@ -180,13 +182,14 @@ def _ome(source: _Measured, axes: tuple[str, ...], count: int, metadata: Metadat
 
 def _axis(name: str, spec: ImageSpec) -> Mapping[str, str]:
     kind = {"t": "time", "c": "channel", "z": "space", "y": "space", "x": "space"}.get(name, "custom")
-    unit = {"unit": "micrometer"} if name in ("y", "x") and spec.pixel_size is not None else {}
+    known = {"y", "x"} if spec.pixel_size is not None else set()
+    unit = {"unit": "second" if name == "t" else "micrometer"} if name in known | set(dict(spec.steps)) else {}
     return {"name": name, "type": kind, **unit}
 
 
 def _dataset(level: int, axes: tuple[str, ...], spec: ImageSpec) -> Mapping[str, Any]:
     height, width = spec.pixel_size or (1.0, 1.0)
-    sizes = {"y": height * 2.0**level, "x": width * 2.0**level}
+    sizes = dict(spec.steps) | {"y": height * 2.0**level, "x": width * 2.0**level}
     scale = [sizes.get(axis, 1.0) for axis in axes]
     return {"path": str(level), "coordinateTransformations": [{"type": "scale", "scale": scale}]}
 
@@ -194,6 +197,7 @@ def _dataset(level: int, axes: tuple[str, ...], spec: ImageSpec) -> Mapping[str,
 def _channel(index: int, spec: ImageSpec, found: Array) -> Mapping[str, Any]:
     """A channel as viewers want it: its name, a colour, and the values from black to white."""
     low, high = found.tolist() if np.isfinite(found).all() else (0, 1)
-    colour = "FFFFFF" if spec.channels == 1 else COLOURS[index % len(COLOURS)]
+    usual = "FFFFFF" if spec.channels == 1 else COLOURS[index % len(COLOURS)]
+    colour = spec.channel_colours[index] if spec.channel_colours else usual
     window = {"min": low, "start": low, "end": high, "max": high}
     return {"label": spec.channel_names[index], "color": colour, "active": True, "window": window}

@@ -343,7 +343,13 @@ def test_an_rgb_image_needs_a_model_for_three_channels_or_a_choice_of_channels(s
     done(segment("grey.png", "-o", "two.png"))
     assert np.array_equal(load("one.png"), load("two.png"))
     done(i2i("segment", "rgb.png", "--model", models / "rgb.safetensors", "-o", "three.png"))
-    refused(i2i("segment", "grey.png", "--model", models / "rgb.safetensors"), 1, "grey.png: has 1 channel,", "takes 3", "0,1,2")
+    refused(
+        i2i("segment", "grey.png", "--model", models / "rgb.safetensors"),
+        1,
+        "grey.png: has 1 channel,",
+        "takes 3",
+        "--model nuclei-fluo fits",
+    )
 
 
 def test_without_a_model_an_image_that_no_default_fits_is_an_error_that_names_it_and_the_models(i2i):

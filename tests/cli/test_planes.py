@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tifffile
 
 from i2i import canvas
 from i2i.formats import open_image
@@ -324,3 +325,20 @@ def test_jpeg_is_refused_for_what_must_be_exact(segment, folder):
     for kind in ("labels", "classes", "probabilities"):
         refused(segment("a.png", "--as", kind, "-o", "x.tif", "--compression", "jpeg"), 2, "--compression jpeg", kind, "zlib")
     assert files(folder) == ["a.png"]
+
+
+def test_an_image_of_a_file_of_several_is_chosen_by_its_number(segment, i2i, folder):
+    first, second = picture(48, 64), picture(32, 40, seed=1)
+    with tifffile.TiffWriter(folder / "two.ome.tif", ome=True) as file:
+        for pixels in (first, second):
+            file.write(pixels, photometric="minisblack", metadata={"axes": "YX"})
+    result = done(segment("two.ome.tif", "-o", "a.tif"))
+    assert "1 more image(s) in the file: only the first is read; --series 1 reads another" in result.err
+    save("second.tif", second), done(segment("second.tif", "-o", "b.tif"))
+    done(segment("two.ome.tif", "-o", "c.tif", "--series", "1", "--strict"))
+    assert np.array_equal(load("c.tif"), load("b.tif"))
+    done(segment("two.ome.tif", "-o", "d.tif", "--series", "0", "--strict"))
+    assert np.array_equal(load("d.tif"), load("a.tif"))
+    refused(segment("two.ome.tif", "--series", "2"), 2, "--series 2: two.ome.tif has the images 0 .. 1")
+    refused(segment("two.ome.tif", "--series", "x"), 2, "--series x: two.ome.tif has the images 0 .. 1")
+    refused(segment("second.tif", "--series", "1"), 2, "--series 1: second.tif has one image, 0")

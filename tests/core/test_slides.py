@@ -68,7 +68,7 @@ def leica(path: Path, *areas: tuple[int, int, list[np.ndarray]], tile: int = 64)
 def test_one_area_is_the_picture(tmp_path: Path) -> None:
     levels = [picture(300, 400, 1), picture(150, 200, 2)]
     source = open_image(leica(tmp_path / "x.scn", (200, 700, levels)))
-    assert source.spec == ImageSpec(300, 400, 3, "uint8", (0.5, 0.5), levels=((300, 400), (150, 200)), tiling=(64, 64))
+    assert source.spec == ImageSpec(300, 400, 3, "uint8", (0.5, 0.5), levels=((300, 400), (150, 200)), tiling=(64, 64), rgb=True)
     for level, expected in enumerate(levels):
         for region in (Region(0, 0, *expected.shape[:2]), Region(37, 101, 90, 77), Region(149, 199, 1, 1)):
             np.testing.assert_array_equal(source.read(region, 0, level), expected[region.slices])

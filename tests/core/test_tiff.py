@@ -158,7 +158,7 @@ def test_further_images_are_noted(tmp_path: Path) -> None:
     with tifffile.TiffWriter(path) as file:
         file.write(values(20, 30), metadata=None)
         file.write(values(21, 37, 3, dtype="uint8"), photometric="rgb", metadata=None)
-    assert open_image(path).spec.notes == ("1 more image(s) in the file: only the first is read",)
+    assert open_image(path).spec.notes == ("1 more image(s) in the file: only the first is read; --series 1 reads another",)
 
 
 def test_series_alike_are_planes_of_one_axis(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_series_alike_may_be_stored_in_different_ways(tmp_path: Path) -> None:
         file.write(values(64, 96, 3, dtype="uint16"), photometric="rgb", metadata=None)
     source = open_image(path)
     assert source.spec.planes == (("series", 4),)
-    assert source.spec.notes == ("2 more image(s) in the file: only the first is read",)
+    assert source.spec.notes == ("2 more image(s) in the file: only the first is read; --series 4 reads another",)
     np.testing.assert_array_equal(whole(source), array)
 
 

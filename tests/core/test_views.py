@@ -154,7 +154,7 @@ def test_axes_of_which_one_plane_is_chosen_vanish_and_the_others_stay(text, plan
         (0, "z,t=0", None, "from 0 to 2"),
         (0, "q=0", None, "has the axes t, z"),
         (0, "z=0,t=0", "2", r"has the channels 0 \.\. 1 \(DAPI, GFP\)"),
-        (0, "z=0,t=0", "dapi", "has the channels"),
+        (0, "z=0,t=0", "dapi2", "has the channels"),
         (0, "z=0,t=0", "", "has the channels"),
     ],
 )

@@ -127,7 +127,8 @@ def test_what_the_specification_calls_an_image(tmp_path: Path) -> None:
     ome = json.loads((path / "zarr.json").read_text())["attributes"]["ome"]
     edit(path / "zarr.json", attributes={"ome": ome | {"omero": {"channels": [{"label": name} for name in "abc"]}}})
     spec = ImageSpec(
-        30, 50, 3, "uint16", (0.5, 0.5), ("a", "b", "c"), (("t", 2), ("z", 4)), ((30, 50), (15, 25)), tiling=(16, 20)
+        30, 50, 3, "uint16", (0.5, 0.5), ("a", "b", "c"), (("t", 2), ("z", 4)), ((30, 50), (15, 25)), tiling=(16, 20),
+        rgb=False, steps=(("z", 0.5),),
     )  # fmt: skip
     assert open_image(path).spec == spec
 
@@ -277,7 +278,7 @@ def test_plates_and_wells_name_a_field(tmp_path: Path) -> None:
     zarr.create_group(path / "B/3", attributes={"ome": {"well": {"images": [{"path": "2"}]}}})
     ome_zarr(path / "B/3/2", [values(20, 30)], "yx")
     for place in (path, path / "B/3"):
-        assert f"name one well's field, such as {path}/B/3/2" in refused(place)
+        assert f"name a field, such as {path}/B/3/2" in refused(place)
     assert open_image(path / "B/3/2").spec.height == 20
     edit(path / "zarr.json", attributes={"ome": {"plate": {}}})
     assert "such as" in refused(path)

@@ -232,7 +232,7 @@ LAYOUT = {
     "BigTIFF": Picture(stored(gray("uint16", 4000), bigtiff=True)),
     "big-endian": Picture(stored(gray("uint16", 4000), byteorder=">")),
     "planar": Picture(planar),
-    "multi-series": Picture(several, told="1 more image(s) in the file: only the first is read"),
+    "multi-series": Picture(several, told="1 more image(s) in the file: only the first is read; --series 1 reads another"),
     "SubIFD pyramid": Picture(pyramid),
     "Z": Picture(stack("Z", 2), ".ome.tif"),
     "C": Picture(stack("C", 3), ".ome.tif"),
