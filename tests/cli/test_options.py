@@ -220,3 +220,28 @@ def test_an_option_that_fits_only_some_images_fails_only_the_others(segment):
     result = segment("set", "--channels", "1", "--json")
     assert result.code == 3
     assert [run["status"] for run in json.loads(result.stdout)["runs"]] == ["failed", "done"]
+
+
+# ------------------------------------------------------------------------------------------------------------ empty text
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("INPUT", ["segment", ""]),
+        ("INPUT", ["segment", "a.png", ""]),
+        ("-o", ["segment", "a.png", "-o", ""]),
+        ("--csv", ["segment", "a.png", "--csv="]),
+        ("--config", ["segment", "a.png", "--config", ""]),
+        ("--model", ["segment", "a.png", "--model", ""]),
+        ("--as", ["segment", "a.png", "--config", "empty.toml"]),
+        ("PREDICTION", ["eval", "segment", "", ""]),
+        ("--images", ["train", "segment", "--images", "", "--masks", "", "-o", "x.safetensors"]),
+        ("FILE", ["info", ""]),
+        ("FOLDER", ["demo", ""]),
+    ],
+)
+def test_an_empty_text_is_no_value(i2i, folder, name, words):
+    save("a.png"), (folder / "empty.toml").write_text('as = ""\n')
+    refused(i2i(*words), 2, f"error: {name}: is empty (an unset variable?)")
+    assert files(folder) == ["a.png", "empty.toml"]
