@@ -198,9 +198,10 @@ def process_one(session: Session, item: Item, progress: Progress = lambda stage,
 
 def _compute(session: Session, item: Item, progress: Progress) -> Computed | RunReport:
     """One item up to its files; the report when its output is complete and may stay. Raises ``I2IError``."""
-    there = complete_output(item, session.run)
+    there = complete_output(item, session)
     if there is not None:
-        return RunReport(session.task.name, item.name, str(there), reports.SKIPPED)
+        path, warnings = there
+        return RunReport(session.task.name, item.name, str(path), reports.SKIPPED, warnings=warnings)
     if not session.run.dry_run:
         check_folders(item)
     return _with_room(session.seeded(item.number), item, progress)
