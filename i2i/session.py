@@ -30,7 +30,7 @@ from i2i.formats.resample import at_size, level_for, resampled
 from i2i.formats.views import View, select
 from i2i.loading import Loader, as_trained
 from i2i.manifest import fingerprint, note_results
-from i2i.options import RunOptions
+from i2i.options import RunOptions, given
 from i2i.pixelsize import brought_back, factors, with_pixel_size
 from i2i.planes import Done, plane_jobs, run_planes, verify_planes
 from i2i.planner import Plan, budget
@@ -247,7 +247,7 @@ class Session:
         return RunReport(
             self.task.name, work.item.name, str(work.target), kind=work.output.name, plan=plan, planes=len(jobs),
             status=reports.PLANNED if self.run.dry_run else reports.DONE, resampled=work.scaling, size=work.size,
-            model=recorded.get("model"), sha256=recorded.get("sha256"),
+            model=recorded.get("model"), sha256=recorded.get("sha256"), options=given(self.options, self.run),
         )  # fmt: skip
 
     def _try(self, folder: Path, piece: Source, work: Work, plan: Plan) -> None:

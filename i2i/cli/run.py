@@ -28,6 +28,7 @@ from i2i.publish import steps_folder
 from i2i.registry import Registry
 from i2i.report import RunReport
 from i2i.session import Item, Session
+from i2i.version import __version__
 
 
 def image_command(task: Task, registry: Registry) -> typer.core.TyperCommand:
@@ -56,17 +57,31 @@ def image_command(task: Task, registry: Registry) -> typer.core.TyperCommand:
 
 def run_images(task: Task, registry: Registry, values: Mapping[str, Any]) -> None:
     """Run, report, and end with the exit code."""
+    ended: list[RunReport] = []
     try:
-        session, done = _run(task, registry, values)
+        session, done = _run(task, registry, values, ended)
     except I2IError as error:
-        if values["json_"] and values["output"] != "-":
-            console.put_json({"exit_code": error.exit_code, "error": str(error), "runs": []})
+        if values["output"] != "-":
+            _put_report(values, error.exit_code, str(error), [])
+        raise
+    except KeyboardInterrupt:
+        _put_report(values, 130, "interrupted", ended)
         raise
     _tell(session.run, done, values)
     raise typer.Exit(reports.exit_code(done))
 
 
-def _run(task: Task, registry: Registry, values: Mapping[str, Any]) -> tuple[Session, list[RunReport]]:
+def _put_report(values: Mapping[str, Any], exit_code: int, error: str | None, done: list[RunReport]) -> None:
+    """The report of ``--json``, where it is asked for."""
+    if values["json_"]:
+        runs = [report.as_mapping() for report in done]
+        console.put_json({"version": __version__, "exit_code": exit_code, "error": error, "runs": runs})
+
+
+def _run(
+    task: Task, registry: Registry, values: Mapping[str, Any], ended: list[RunReport]
+) -> tuple[Session, list[RunReport]]:
+    """The reports in the order of the inputs; in ``ended`` they are put as the images end."""
     names = {item.name for kind in (task.options, RunOptions) for item in fields(kind)}
     session = api.session(task.name, {name: value for name, value in values.items() if name in names}, registry)
     session.loader.progress = None if values["quiet"] else console.Download
@@ -80,7 +95,12 @@ def _run(task: Task, registry: Registry, values: Mapping[str, Any]) -> tuple[Ses
             if to_stdout and len(items) > 1:
                 raise UsageError(f"{inputs[0]}: gives {len(items)} images; -o - takes one")
             with Progress(len(items), values["quiet"], silent=to_stdout) as progress, _kept([] if to_stdout else items):
-                done = batch.process(session, items, progress.of, progress.finished)
+
+                def finished(report: RunReport) -> None:
+                    ended.append(report)
+                    progress.finished(report)
+
+                done = batch.process(session, items, progress.of, finished)
         if to_stdout and done[0].status == reports.DONE:
             _copy_out(Path(done[0].output), items[0].output)
             if steps_folder(items[0].output).exists() and not values["quiet"]:
@@ -101,8 +121,7 @@ def _kept(items: list[Item]) -> Iterator[None]:
 
 def _tell(run: RunOptions, done: list[RunReport], values: Mapping[str, Any]) -> None:
     if values["json_"]:
-        runs = [report.as_mapping() for report in done]
-        console.put_json({"exit_code": reports.exit_code(done), "error": None, "runs": runs})
+        _put_report(values, reports.exit_code(done), None, done)
     elif run.dry_run:
         for report in done:
             if report.status == reports.PLANNED:
