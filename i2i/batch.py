@@ -181,6 +181,8 @@ def _default_folder(files: Sequence[Input], task: str) -> Path:
 def _export_paths(exports: Mapping[str, str], exporters: Mapping[str, Exporter], file: Input, several: bool) -> dict[str, Path]:
     paths = {}
     for name, text in exports.items():
+        if text == "-":
+            raise UsageError(f"--{name} -: is a file of its own, and stdout is for the image; give a name")
         exporter = exporters[name]
         folder = several or (not exporter.folder and (text.endswith(("/", os.sep)) or Path(text).is_dir()))
         paths[name] = Path(text) / renamed(file.relative, exporter.suffix) if folder else Path(text)

@@ -115,6 +115,19 @@ def test_a_suffix_that_is_not_written_is_refused_with_those_that_are(segment, fo
     refused(segment("a.png", "-o", name), 2, name, ".tif", ".png")
 
 
+@pytest.mark.parametrize("option", ["--csv", "--geojson", "--overlay", "--crops", "--coco"])
+def test_an_export_does_not_go_to_stdout(segment, folder, option):
+    save("a.png")
+    refused(segment("a.png", option, "-"), 2, f"{option} -: ", "give a name")
+    assert files(folder) == ["a.png"]
+
+
+def test_the_table_of_an_evaluation_does_not_go_to_stdout(i2i, folder):
+    save("a.png"), save("b.png")
+    refused(i2i("eval", "segment", "a.png", "b.png", "--csv", "-"), 2, "--csv -: ", "give a name")
+    assert files(folder) == ["a.png", "b.png"]
+
+
 def test_a_lossy_format_is_refused_for_labels(segment):
     save("a.png")
     refused(segment("a.png", "-o", "x.jpg"), 2, "x.jpg", "loses", ".tif")
