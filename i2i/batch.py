@@ -33,10 +33,12 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Input:
-    """A file, and its place below the folder that was given (its name, for a file given as such)."""
+    """A file, and its place below the folder that was given (its name, for a file given as such). ``problem``: why it is none: a
+    folder that cannot be searched."""
 
     path: Path
     relative: Path
+    problem: str = ""
 
 
 # ------------------------------------------------------------------------------------------------------------- inputs
@@ -44,7 +46,8 @@ class Input:
 
 def expand(inputs: Sequence[str], formats: Sequence[Format], output: str = "") -> tuple[list[Input], bool]:
     """The files that the inputs name, and whether they are several by their nature (a folder, a glob, more than one). What
-    lies in the folder ``output`` is left out: the results of the last run are no inputs of the next.
+    lies in the folder ``output`` is left out: the results of the last run are no inputs of the next. A folder that cannot be
+    searched is one of them, with its ``problem``.
 
     Raises ``UsageError`` when one names nothing.
     """
@@ -71,13 +74,17 @@ def expand(inputs: Sequence[str], formats: Sequence[Format], output: str = "") -
 
 
 def _in_folder(folder: Path, suffixes: frozenset[str], without: Path | None) -> Iterator[Input]:
-    for root, folders, files in os.walk(folder):
+    unread: list[OSError] = []
+    for root, folders, files in os.walk(folder, onerror=unread.append):
         stores = [name for name in folders if Path(name).suffix.lower() in suffixes]
         folders[:] = sorted(name for name in folders if name not in stores and _is_searched(Path(root, name), without))
         for name in sorted([*files, *stores]):
             if Path(name).suffix.lower() in suffixes and not name.startswith("."):
                 path = Path(root) / name
                 yield Input(path, path.relative_to(folder))
+    for error in unread:
+        path = Path(error.filename)
+        yield Input(path, path.relative_to(folder), f"{path}: cannot be searched: {error.strerror}; what is in it is left out")
 
 
 def _is_searched(folder: Path, without: Path | None) -> bool:
@@ -100,15 +107,19 @@ def _glob_root(pattern: str) -> Path:
 def plan_items(
     session: Session, inputs: Sequence[str], output: str, exports: Mapping[str, str], names: Mapping[str, str] | None = None
 ) -> list[Item]:
-    """An item for each input. ``output``: ``-o``, may be empty. ``exports``: exporter name -> file (or folder, as
+    """An item for each input, also for those that have a problem. ``output``: ``-o``, may be empty. ``exports``: exporter name -> file (or folder, as
     the exporter has it), or for several inputs the folder of these.
     ``names``: how messages call an input. Raises ``UsageError``, ``InputError`` or ``OutputError`` before anything is written."""
     formats, task = session.formats, session.task
     files, several = expand(inputs, formats, output)
     exporters = {exporter.name: exporter for exporter in session.registry.exporters(task.name)}
     asked = "." + session.run.format.lower().lstrip(".") if session.run.format else ""
-    items = []
+    items: list[Item] = []
+    unread: list[Item] = []
     for file in files:
+        if file.problem:
+            unread.append(Item(file.path, Path(output, file.relative), str(file.path), problem=file.problem))
+            continue
         suffix = asked or _suffix(file.path, formats, task.lossy)
         target, free = _target(file, files, several, output, task.name, suffix)
         if asked and not target.name.lower().endswith(asked):
@@ -120,7 +131,7 @@ def plan_items(
     outputs = {item.output for item in items}
     items = [replace(item, fallback=None) if item.fallback in outputs else item for item in items]
     check(items, session.run, formats, task, exporters, session.files)
-    return items
+    return items + unread
 
 
 def _numbered(item: Item, count: int) -> list[Item]:
@@ -200,6 +211,8 @@ def process_one(session: Session, item: Item, progress: Progress = lambda stage,
 
 def _compute(session: Session, item: Item, progress: Progress) -> Computed | RunReport:
     """One item up to its files; the report when its output is complete and may stay. Raises ``I2IError``."""
+    if item.problem:
+        raise InputError(item.problem)
     there = complete_output(item, session)
     if there is not None:
         path, warnings = there

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -298,6 +300,34 @@ def test_files_that_may_not_be_read_or_written_are_named(segment, folder):
     (folder / "locked").mkdir(mode=0o555)
     refused(segment("a.png", "-o", "locked/x.png"), 1, "locked/x.png", "cannot be written")
     refused(segment("a.png", "-o", "locked/new/x.png"), 1, "locked/new", "cannot be made")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything; the next test has a stand-in")
+def test_a_folder_that_may_not_be_read_is_a_failed_input(segment, folder):
+    save("set/a.png"), save("set/sub/b.png").parent.chmod(0)
+    try:
+        result = segment("set", "-o", "out")
+    finally:
+        (folder / "set/sub").chmod(0o755)
+    assert result.code == 3 and "error: set/sub: cannot be searched: Permission denied" in result.err
+
+
+@pytest.mark.parametrize("closed", ["sub", "."])
+def test_a_folder_that_cannot_be_searched_is_a_failed_input(segment, folder, monkeypatch, closed):
+    def scan(place):
+        if Path(place) == Path("set", closed):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
+        return scandir(place)
+
+    scandir = os.scandir
+    save("set/a.png"), save("set/sub/b.png")
+    monkeypatch.setattr(os, "scandir", scan)
+    result = segment("set", "-o", "out", "--json")
+    place = str(Path("set", closed))
+    told = f"{place}: cannot be searched: Permission denied; what is in it is left out"
+    assert result.code == (3 if closed == "sub" else 1) and f"error: {told}\n" in result.err
+    assert [(run["input"], run["error"]) for run in result.json["runs"] if run["status"] == "failed"] == [(place, told)]
+    assert files(folder / "out") == (["a.png"] if closed == "sub" else [])
 
 
 def test_a_file_where_a_folder_should_be_is_named_and_nothing_is_written(segment, folder):
