@@ -107,8 +107,8 @@ def _glob_root(pattern: str) -> Path:
 def plan_items(
     session: Session, inputs: Sequence[str], output: str, exports: Mapping[str, str], names: Mapping[str, str] | None = None
 ) -> list[Item]:
-    """An item for each input, also for those that have a problem. ``output``: ``-o``, may be empty. ``exports``: exporter name -> file (or folder, as
-    the exporter has it), or for several inputs the folder of these.
+    """An item for each input, also for those that have a problem. ``output``: ``-o``, may be empty. ``exports``: exporter name ->
+    file (or folder, as the exporter has it), or for several inputs the folder of these.
     ``names``: how messages call an input. Raises ``UsageError``, ``InputError`` or ``OutputError`` before anything is written."""
     formats, task = session.formats, session.task
     files, several = expand(inputs, formats, output)

@@ -78,9 +78,7 @@ def _put_report(values: Mapping[str, Any], exit_code: int, error: str | None, do
         console.put_json({"version": __version__, "exit_code": exit_code, "error": error, "runs": runs})
 
 
-def _run(
-    task: Task, registry: Registry, values: Mapping[str, Any], ended: list[RunReport]
-) -> tuple[Session, list[RunReport]]:
+def _run(task: Task, registry: Registry, values: Mapping[str, Any], ended: list[RunReport]) -> tuple[Session, list[RunReport]]:
     """The reports in the order of the inputs; in ``ended`` they are put as the images end."""
     names = {item.name for kind in (task.options, RunOptions) for item in fields(kind)}
     session = api.session(task.name, {name: value for name, value in values.items() if name in names}, registry)
@@ -90,15 +88,19 @@ def _run(
     if values["json_"] and to_stdout:
         raise UsageError("--json and -o - would both write to stdout; choose one")
     with _streams(session, list(values["inputs"]), values["output"]) as (inputs, output, names_of):
-        with console.data_only():
+        bars = not (session.run.dry_run and sys.stdout.isatty())  # plans come there one by one
+        with console.data_only() as put_now:
             items = batch.plan_items(session, inputs, output, exports, names_of)
             if to_stdout and len(items) > 1:
                 raise UsageError(f"{inputs[0]}: gives {len(items)} images; -o - takes one")
-            with Progress(len(items), values["quiet"], silent=to_stdout) as progress, _kept([] if to_stdout else items):
+            shown = Progress(len(items), values["quiet"], to_stdout, bars)
+            with shown as progress, _kept([] if to_stdout else items):
 
                 def finished(report: RunReport) -> None:
                     ended.append(report)
                     progress.finished(report)
+                    if report.status == reports.PLANNED and not values["json_"]:
+                        put_now("\n".join(console.describe_plan(report)))
 
                 done = batch.process(session, items, progress.of, finished)
         if to_stdout and done[0].status == reports.DONE:
@@ -123,9 +125,9 @@ def _tell(run: RunOptions, done: list[RunReport], values: Mapping[str, Any]) -> 
     if values["json_"]:
         _put_report(values, reports.exit_code(done), None, done)
     elif run.dry_run:
-        for report in done:
-            if report.status == reports.PLANNED:
-                console.put("\n".join(console.describe_plan(report)))
+        planned = [report for report in done if report.status == reports.PLANNED]
+        if len(planned) > 1:
+            console.put(console.describe_total(planned))
     elif len(done) == 1 and not values["quiet"] and values["output"] != "-":
         _hint(done[0])
     if len(done) > 1 and not values["quiet"]:
