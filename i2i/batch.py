@@ -112,6 +112,9 @@ def plan_items(
     ``names``: how messages call an input. Raises ``UsageError``, ``InputError`` or ``OutputError`` before anything is written."""
     formats, task = session.formats, session.task
     files, several = expand(inputs, formats, output)
+    if several and _names_a_file(output, formats):
+        count = f"there are {len(files)} inputs" if len(files) > 1 else "the input is a folder or pattern"
+        raise UsageError(f"-o {output}: names one file, and {count}; give a folder, such as {Path(output).stem}/")
     exporters = {exporter.name: exporter for exporter in session.registry.exporters(task.name)}
     asked = "." + session.run.format.lower().lstrip(".") if session.run.format else ""
     items: list[Item] = []
@@ -132,6 +135,12 @@ def plan_items(
     items = [replace(item, fallback=None) if item.fallback in outputs else item for item in items]
     check(items, session.run, formats, task, exporters, session.files)
     return items + unread
+
+
+def _names_a_file(output: str, formats: Sequence[Format]) -> bool:
+    path = Path(output)
+    known = any(path.suffix.lower() in form.suffixes for form in formats)
+    return known and not output.endswith(("/", os.sep)) and (path.suffix.lower() == ".zarr" or not path.is_dir())
 
 
 def _numbered(item: Item, count: int) -> list[Item]:

@@ -145,7 +145,7 @@ def _config_values(path: Path, built: Any) -> dict[str, Any]:
     """The values of a TOML file by the parameter's name, numbers as text. Raises ``UsageError``."""
     options = {name: item for item in built.params for name in item.opts if name.startswith("--") and item.name != "config"}
     try:
-        given = tomllib.loads(path.read_text("utf-8"))
+        given = tomllib.loads(path.read_text("utf-8-sig"))  # Windows' editors begin it with a mark
     except OSError as error:
         raise UsageError(f"--config {path}: {(error.strerror or str(error)).lower()}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -19,9 +19,9 @@ from i2i.canvas import partial_folder
 from i2i.cli import console
 from i2i.cli.generate import command, config_option, named, parameters, positional
 from i2i.cli.progress import Progress
+from i2i.cli.streams import take_in
 from i2i.contracts import Task
-from i2i.errors import I2IError, InputError, OutputError, UsageError
-from i2i.formats import detect
+from i2i.errors import I2IError, OutputError, UsageError
 from i2i.manifest import unfinished
 from i2i.options import INPUT, RunOptions
 from i2i.publish import steps_folder
@@ -153,17 +153,18 @@ def _streams(session: Session, inputs: list[str], output: str) -> Iterator[tuple
         raise UsageError("- stands for one image: give it alone, and one input with -o -")
     if not output:
         raise UsageError("- as input: say where the result goes with -o FILE or -o -")
-    suffix = _stdout_suffix(session) if output == "-" else ""
+    if output == "-":
+        _check_stdout_format(session)
     with tempfile.TemporaryDirectory(prefix="i2i-") as folder:
         names: dict[str, str] = {}
         if inputs == ["-"]:
-            path = _take_in(Path(folder), session)
+            path = take_in(Path(folder), session.formats)
             inputs, names = [str(path)], {str(path): "-"}
-        yield inputs, str(Path(folder) / f"output{suffix}") if suffix else output, names
+        yield inputs, str(Path(folder, "output")) + "/" if output == "-" else output, names
 
 
-def _stdout_suffix(session: Session) -> str:
-    """That of ``--format``. Raises ``UsageError`` when it is none that is written."""
+def _check_stdout_format(session: Session) -> None:
+    """Raises ``UsageError`` for a ``--format`` that is none that is written as one file."""
     suffix = "." + session.run.format.lower().lstrip(".")
     forms = [form for form in session.formats if form.write and (session.task.lossy or not form.lossy)]
     known = [name for form in forms for name in form.suffixes if not name.endswith(".zarr")]  # a folder is no stream
@@ -172,19 +173,6 @@ def _stdout_suffix(session: Session) -> str:
     if suffix not in known:
         choices = ", ".join(name[1:] for name in known)
         raise UsageError(f"--format {session.run.format}: choose one of {choices}")
-    return suffix
-
-
-def _take_in(folder: Path, session: Session) -> Path:
-    """Standard input as a file with the suffix of its format. Raises ``InputError`` when it is no image."""
-    path = folder / "input"
-    with path.open("wb") as stream:
-        shutil.copyfileobj(sys.stdin.buffer, stream)
-    try:
-        form = detect(path, session.formats)
-    except InputError as error:
-        raise InputError(str(error).replace(str(path), "-")) from error
-    return path.rename(path.with_suffix(form.suffixes[0]))
 
 
 def _copy_out(path: Path, asked: Path) -> None:

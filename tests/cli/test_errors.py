@@ -234,6 +234,12 @@ def test_a_reader_that_goes_away_ends_the_program_quietly(process, folder, model
             assert running.stderr.read() == b"" and running.wait(60) == 0
 
 
+def test_a_reader_of_a_help_text_that_goes_away_is_no_failure(process):
+    with process("models", "--help") as running:
+        running.stdout.close()
+        assert running.stderr.read() == b"" and running.wait(60) == 0
+
+
 def test_a_full_disk_behind_stdout_is_an_error(process):
     with open("/dev/full", "wb") as full, process("models", "list", "--json", stdout=full) as running:
         assert running.stderr.read().decode().splitlines()[-1].startswith("error: stdout: cannot be written: No space left")

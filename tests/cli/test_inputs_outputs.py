@@ -130,6 +130,21 @@ def test_the_table_of_an_evaluation_does_not_go_to_stdout(i2i, folder):
     assert files(folder) == ["a.png", "b.png"]
 
 
+@pytest.mark.parametrize("name", ["x.tif", "x.zarr", "new/x.png"])
+def test_one_file_for_several_inputs_is_refused(segment, folder, name):
+    save("a.png"), save("b.png"), save("set/c.png")
+    refused(segment("a.png", "b.png", "-o", name), 2, f"-o {name}: names one file", "2 inputs", "give a folder")
+    refused(segment("set", "-o", name), 2, f"-o {name}: names one file", "a folder or pattern")
+    assert files(folder) == ["a.png", "b.png", "set/c.png"]
+
+
+def test_a_folder_may_be_named_like_a_file(segment, folder):
+    save("a.png"), save("b.png"), (folder / "x.tif").mkdir()
+    done(segment("a.png", "b.png", "-o", "x.tif"))
+    done(segment("a.png", "b.png", "-o", "y.tif/"))
+    assert files(folder / "x.tif") == files(folder / "y.tif") == ["a.png", "b.png"]
+
+
 def test_a_lossy_format_is_refused_for_labels(segment):
     save("a.png")
     refused(segment("a.png", "-o", "x.jpg"), 2, "x.jpg", "loses", ".tif")
@@ -144,6 +159,22 @@ def test_an_image_goes_through_pipes(segment, folder):
     done(segment("a.png", "-o", "file.png"))
     assert result.stdout == (folder / "file.png").read_bytes()
     assert result.err == ""
+
+
+def test_a_closed_stdin_is_told(segment, i2i, monkeypatch):
+    from i2i.cli import streams
+
+    monkeypatch.setattr(streams, "sys", SimpleNamespace(stdin=None))
+    for call in (lambda: segment("-", "-o", "x.png"), lambda: i2i("info", "-")):
+        refused(call(), 1, "error: -: standard input is closed; pipe an image into it")
+
+
+def test_info_takes_stdin(i2i, folder):
+    data = save("a.png", picture(20, 30)).read_bytes()
+    found = done(i2i("info", "-", "--json", stdin=data)).json
+    assert (found["file"], found["format"], found["width"], found["height"]) == ("-", "PNG", 30, 20)
+    refused(i2i("info", "-", stdin=data[:20]), 1, "error: -: ")
+    refused(i2i("info", "-", stdin=b"text"), 1, "error: -: not an image")
 
 
 def test_stdin_can_go_to_a_file_and_messages_call_it_by_its_dash(segment, folder):

@@ -139,6 +139,11 @@ def test_a_bad_config_is_a_usage_error_that_names_it(segment, folder, text, word
     refused(segment("a.png", "--config", "run.toml"), 2, *words)
 
 
+def test_a_config_of_a_windows_editor_is_read(segment, folder):
+    save("a.png"), (folder / "run.toml").write_bytes(b'\xef\xbb\xbfas = "classes"\r\n')
+    assert done(segment("a.png", "--config", "run.toml", "--json")).run["kind"] == "classes"
+
+
 def test_a_missing_config_is_named(segment):
     save("a.png")
     refused(segment("a.png", "--config", "none.toml"), 2, "--config none.toml: no such file")
