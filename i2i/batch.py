@@ -105,15 +105,23 @@ def _glob_root(pattern: str) -> Path:
 
 
 def plan_items(
-    session: Session, inputs: Sequence[str], output: str, exports: Mapping[str, str], names: Mapping[str, str] | None = None
+    session: Session,
+    inputs: Sequence[str],
+    output: str,
+    exports: Mapping[str, str],
+    names: Mapping[str, str] | None = None,
+    several: bool = False,
 ) -> list[Item]:
     """An item for each input, also for those that have a problem. ``output``: ``-o``, may be empty. ``exports``: exporter name ->
     file (or folder, as the exporter has it), or for several inputs the folder of these.
-    ``names``: how messages call an input. Raises ``UsageError``, ``InputError`` or ``OutputError`` before anything is written."""
+    ``names``: how messages call an input; ``several``: they are several by their nature (a list), even one.
+
+    Raises ``UsageError``, ``InputError`` or ``OutputError`` before anything is written."""
     formats, task = session.formats, session.task
-    files, several = expand(inputs, formats, output)
+    files, many = expand(inputs, formats, output)
+    several |= many
     if several and _names_a_file(output, formats):
-        count = f"there are {len(files)} inputs" if len(files) > 1 else "the input is a folder or pattern"
+        count = f"there are {len(files)} inputs" if len(files) > 1 else "the input is a folder, pattern or list"
         raise UsageError(f"-o {output}: names one file, and {count}; give a folder, such as {Path(output).stem}/")
     exporters = {exporter.name: exporter for exporter in session.registry.exporters(task.name)}
     asked = "." + session.run.format.lower().lstrip(".") if session.run.format else ""

@@ -19,7 +19,7 @@ from i2i.canvas import partial_folder
 from i2i.cli import console
 from i2i.cli.generate import command, config_option, named, parameters, positional
 from i2i.cli.progress import Progress
-from i2i.cli.streams import take_in
+from i2i.cli.streams import listed, take_in
 from i2i.contracts import Task
 from i2i.errors import I2IError, OutputError, UsageError
 from i2i.manifest import unfinished
@@ -35,7 +35,8 @@ def image_command(task: Task, registry: Registry) -> typer.core.TyperCommand:
     """The command of a task: its own options, those of every run, and the exporters'."""
     exporters = registry.exporters(task.name)
     parts = [
-        positional("inputs", list[str], "image files, folders, quoted globs, or - for stdin", "INPUT"),
+        positional("inputs", list[str], "image files, folders, quoted globs, or - for stdin", "INPUT", []),
+        named("inputs_from", ["--inputs-from"], str, "", "a file of inputs, one a line, or - for stdin", INPUT, "FILE"),
         named("output", ["-o", "--output"], str, "", "a file, for several inputs a folder, or - for stdout", INPUT, "OUTPUT"),
         *parameters(task.options),
         *parameters(RunOptions, model=lambda: [card.name for card in registry.models(task.name) if not card.part]),
@@ -87,10 +88,10 @@ def _run(task: Task, registry: Registry, values: Mapping[str, Any], ended: list[
     to_stdout = values["output"] == "-"
     if values["json_"] and to_stdout:
         raise UsageError("--json and -o - would both write to stdout; choose one")
-    with _streams(session, list(values["inputs"]), values["output"]) as (inputs, output, names_of):
+    with _streams(session, _inputs(task, values), values["output"]) as (inputs, output, names_of):
         bars = not (session.run.dry_run and sys.stdout.isatty())  # plans come there one by one
         with console.data_only() as put_now:
-            items = batch.plan_items(session, inputs, output, exports, names_of)
+            items = batch.plan_items(session, inputs, output, exports, names_of, several=bool(values["inputs_from"]))
             if to_stdout and len(items) > 1:
                 raise UsageError(f"{inputs[0]}: gives {len(items)} images; -o - takes one")
             shown = Progress(len(items), values["quiet"], to_stdout, bars)
@@ -108,6 +109,14 @@ def _run(task: Task, registry: Registry, values: Mapping[str, Any], ended: list[
             if steps_folder(items[0].output).exists() and not values["quiet"]:
                 console.say("warning: pictures on the way are kept beside a file, and -o - has none; give one with -o")
     return session, done
+
+
+def _inputs(task: Task, values: Mapping[str, Any]) -> list[str]:
+    """Those of the command line and of ``--inputs-from``. Raises ``UsageError`` when there is none."""
+    inputs = [*(values["inputs"] or []), *(listed(values["inputs_from"]) if values["inputs_from"] else [])]
+    if not inputs:
+        raise UsageError(f"INPUT is missing: give an image, a folder or --inputs-from FILE. See i2i {task.name} --help.")
+    return inputs
 
 
 @contextmanager

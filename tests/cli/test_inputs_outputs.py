@@ -130,11 +130,37 @@ def test_the_table_of_an_evaluation_does_not_go_to_stdout(i2i, folder):
     assert files(folder) == ["a.png", "b.png"]
 
 
+@pytest.mark.parametrize("name", ["list.txt", "-"])
+def test_a_list_names_inputs_one_a_line(segment, folder, name):
+    save("a.png"), save("with space.png"), save("set/c.png"), save("d.png")
+    text = b"\xef\xbb\xbfa.png\r\n\r\nwith space.png\r\nset\n  \nnope.png"
+    (folder / "list.txt").write_bytes(text)
+    result = segment("d.png", "--inputs-from", name, "-o", "out", stdin=text)
+    assert result.code == 3 and "error: nope.png: no such file; check the name\n" in result.err
+    assert files(folder / "out") == ["a.png", "c.png", "d.png", "with space.png"]
+
+
+def test_a_list_of_one_is_several_inputs_all_the_same(segment, folder):
+    save("a.png"), (folder / "list.txt").write_text("a.png\n")
+    done(segment("--inputs-from", "list.txt", "-o", "out"))
+    assert files(folder) == ["a.png", "list.txt", "out/a.png"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"\r\n \n", ["names no input"]), ("a.png".encode("utf-16"), ["UTF-8"]), (None, ["no such file"])],
+)
+def test_a_list_that_names_nothing_is_a_usage_error(segment, folder, content, words):
+    if content is not None:
+        (folder / "list.txt").write_bytes(content)
+    refused(segment("--inputs-from", "list.txt"), 2, "--inputs-from list.txt: ", *words)
+
+
 @pytest.mark.parametrize("name", ["x.tif", "x.zarr", "new/x.png"])
 def test_one_file_for_several_inputs_is_refused(segment, folder, name):
     save("a.png"), save("b.png"), save("set/c.png")
     refused(segment("a.png", "b.png", "-o", name), 2, f"-o {name}: names one file", "2 inputs", "give a folder")
-    refused(segment("set", "-o", name), 2, f"-o {name}: names one file", "a folder or pattern")
+    refused(segment("set", "-o", name), 2, f"-o {name}: names one file", "a folder, pattern or list")
     assert files(folder) == ["a.png", "b.png", "set/c.png"]
 
 
