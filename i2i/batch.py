@@ -35,11 +35,12 @@ Result = TypeVar("Result")
 class Input:
     """A file, and its place below the folder that was given (its name, for a file given as such). ``top``: the file; for an
     image inside a Zarr, such as a field of a plate, that Zarr: results lie beside it. Such an image is called after all of its
-    place, ``plate-A-1-0.zarr``."""
+    place, ``plate-A-1-0.zarr``. ``problem``: why it is no image: a folder that cannot be searched."""
 
     path: Path
     relative: Path
     top: Path
+    problem: str = ""
 
 
 # ------------------------------------------------------------------------------------------------------------- inputs
@@ -47,7 +48,8 @@ class Input:
 
 def expand(inputs: Sequence[str], formats: Sequence[Format], output: str = "") -> tuple[list[Input], bool]:
     """The files that the inputs name, and whether they are several by their nature (a folder, a glob, more than one). What
-    lies in the folder ``output`` is left out: the results of the last run are no inputs of the next.
+    lies in the folder ``output`` is left out: the results of the last run are no inputs of the next. A folder that cannot be
+    searched is one of them, with its ``problem``.
 
     Raises ``UsageError`` when one names nothing.
     """
@@ -93,13 +95,18 @@ def _input(path: Path, relative: Path, formats: Sequence[Format]) -> Input:
 
 
 def _in_folder(folder: Path, suffixes: frozenset[str], without: Path | None) -> Iterator[Input]:
-    for root, folders, files in os.walk(folder):
+    unread: list[OSError] = []
+    for root, folders, files in os.walk(folder, onerror=unread.append):
         stores = [name for name in folders if Path(name).suffix.lower() in suffixes]
         folders[:] = sorted(name for name in folders if name not in stores and _is_searched(Path(root, name), without))
         for name in sorted([*files, *stores]):
             if Path(name).suffix.lower() in suffixes and not name.startswith("."):
                 path = Path(root) / name
                 yield Input(path, path.relative_to(folder), path)
+    for error in unread:
+        path = Path(error.filename)
+        told = f"{path}: cannot be searched: {error.strerror}; what is in it is left out"
+        yield Input(path, path.relative_to(folder), path, told)
 
 
 def _is_searched(folder: Path, without: Path | None) -> bool:
@@ -120,17 +127,32 @@ def _glob_root(pattern: str) -> Path:
 
 
 def plan_items(
-    session: Session, inputs: Sequence[str], output: str, exports: Mapping[str, str], names: Mapping[str, str] | None = None
+    session: Session,
+    inputs: Sequence[str],
+    output: str,
+    exports: Mapping[str, str],
+    names: Mapping[str, str] | None = None,
+    several: bool = False,
 ) -> list[Item]:
-    """An item for each input. ``output``: ``-o``, may be empty. ``exports``: exporter name -> file (or folder, as
-    the exporter has it), or for several inputs the folder of these.
-    ``names``: how messages call an input. Raises ``UsageError``, ``InputError`` or ``OutputError`` before anything is written."""
+    """An item for each input, also for those that have a problem. ``output``: ``-o``, may be empty. ``exports``: exporter name ->
+    file (or folder, as the exporter has it), or for several inputs the folder of these.
+    ``names``: how messages call an input; ``several``: they are several by their nature (a list), even one.
+
+    Raises ``UsageError``, ``InputError`` or ``OutputError`` before anything is written."""
     formats, task = session.formats, session.task
-    files, several = expand(inputs, formats, output)
+    files, many = expand(inputs, formats, output)
+    several |= many
+    if several and _names_a_file(output, formats):
+        count = f"there are {len(files)} inputs" if len(files) > 1 else "the input is a folder, pattern or list"
+        raise UsageError(f"-o {output}: names one file, and {count}; give a folder, such as {Path(output).stem}/")
     exporters = {exporter.name: exporter for exporter in session.registry.exporters(task.name)}
     asked = "." + session.run.format.lower().lstrip(".") if session.run.format else ""
-    items = []
+    items: list[Item] = []
+    unread: list[Item] = []
     for file in files:
+        if file.problem:
+            unread.append(Item(file.path, Path(output, file.relative), str(file.path), problem=file.problem))
+            continue
         suffix = asked or _suffix(file.path, formats, task.lossy)
         target, free = _target(file, files, several, output, task.name, suffix)
         if asked and not target.name.lower().endswith(asked):
@@ -142,7 +164,13 @@ def plan_items(
     outputs = {item.output for item in items}
     items = [replace(item, fallback=None) if item.fallback in outputs else item for item in items]
     check(items, session.run, formats, task, exporters, session.files)
-    return items
+    return items + unread
+
+
+def _names_a_file(output: str, formats: Sequence[Format]) -> bool:
+    path = Path(output)
+    known = any(path.suffix.lower() in form.suffixes for form in formats)
+    return known and not output.endswith(("/", os.sep)) and (path.suffix.lower() == ".zarr" or not path.is_dir())
 
 
 def _numbered(item: Item, count: int) -> list[Item]:
@@ -205,6 +233,8 @@ def _default_folder(files: Sequence[Input], task: str) -> Path:
 def _export_paths(exports: Mapping[str, str], exporters: Mapping[str, Exporter], file: Input, several: bool) -> dict[str, Path]:
     paths = {}
     for name, text in exports.items():
+        if text == "-":
+            raise UsageError(f"--{name} -: is a file of its own, and stdout is for the image; give a name")
         exporter = exporters[name]
         folder = several or (not exporter.folder and (text.endswith(("/", os.sep)) or Path(text).is_dir()))
         paths[name] = Path(text) / renamed(file.relative, exporter.suffix) if folder else Path(text)
@@ -222,9 +252,12 @@ def process_one(session: Session, item: Item, progress: Progress = lambda stage,
 
 def _compute(session: Session, item: Item, progress: Progress) -> Computed | RunReport:
     """One item up to its files; the report when its output is complete and may stay. Raises ``I2IError``."""
-    there = complete_output(item, session.run)
+    if item.problem:
+        raise InputError(item.problem)
+    there = complete_output(item, session)
     if there is not None:
-        return RunReport(session.task.name, item.name, str(there), reports.SKIPPED)
+        path, warnings = there
+        return RunReport(session.task.name, item.name, str(path), reports.SKIPPED, warnings=warnings)
     if not session.run.dry_run:
         check_folders(item)
     return _with_room(session.seeded(item.number), item, progress)

@@ -30,7 +30,7 @@ from i2i.stitch import window_pixels
 class Item:
     """One input and its output. ``name``: how messages call the input (``-`` for stdin); ``fallback``: where the result goes
     when the output's format, which i2i chose, cannot hold it; ``exports``: further files, by exporter; ``number``: of several
-    results of one input, from 0: its seed is so much larger."""
+    results of one input, from 0: its seed is so much larger; ``problem``: why it is no image that could be run."""
 
     path: Path
     output: Path
@@ -38,6 +38,7 @@ class Item:
     fallback: Path | None = None
     exports: Mapping[str, Path] = field(default_factory=dict)
     number: int = 0
+    problem: str = ""
 
 
 @dataclass(frozen=True)

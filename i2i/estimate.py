@@ -56,7 +56,7 @@ def seconds(job: Job, planes: int, write: Callable[[Path, Source], None]) -> flo
     opening and preparing. None for an iterative method that cannot tell."""
     if isinstance(job.predictor, ImagePredictor):
         told = job.predictor.seconds(job.source, job.grid)
-        return None if told is None else round(planes * told, 1)
+        return None if told is None else round(planes * told, 3)
     region = piece_of(job.grid, min(_LARGEST, _SECONDS * _rate(job)))
     source = _Piece(job.source, region)
     with tempfile.TemporaryDirectory() as folder:
@@ -66,7 +66,7 @@ def seconds(job: Job, planes: int, write: Callable[[Path, Source], None]) -> flo
         canvas.close()
     windows, pixels = job.grid.tile_count / piece.grid.tile_count, job.grid.image.area / region.area
     network = laps.pop("infer", 0) + laps.pop("detect", 0)
-    return round(planes * (network * windows + sum(laps.values()) * pixels), 1)
+    return round(planes * (network * windows + sum(laps.values()) * pixels), 3)
 
 
 def _rate(job: Job) -> float:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from i2i.backends import pick_device, pick_precision, start_torch
@@ -13,7 +16,7 @@ from i2i.channels import common_names
 from i2i.contracts import ImageSpec, Model, ModelCard, Output, Predictor, Runtime, Source, Task
 from i2i.errors import ModelError, UsageError
 from i2i.formats.views import Described, Selection
-from i2i.models import Progress, default_model, find_model
+from i2i.models import Progress, default_model, find_model, hash_file
 from i2i.options import RunOptions
 from i2i.registry import Registry
 
@@ -144,6 +147,34 @@ class Loader:
             return [f"--model {fewer[0]} --channels {fewer[1]} fits"]
         return [f"give an image of {_channels(wanted)}, or a model for {channels}"]
 
+    def made_otherwise(self, record: Mapping[str, str]) -> str:
+        """How a result whose file has this ``record`` was made, where that is not how it would be now: by another task or model,
+        or as another kind, such as ``was made by other.safetensors``. Empty where it is, or cannot be told."""
+        task, kind = record.get("task", self.task.name), record.get("kind", "")
+        if task != self.task.name:
+            return f"was made by {task}"
+        hashes = self._hashes
+        fitting = [names for names, sha256 in hashes.items() if f"{record.get('sha256')}+".startswith(f"{sha256}+")]
+        if "sha256" in record and hashes and not fitting:
+            return f"was made by another model ({record.get('model', 'of no name')} {record['sha256'][:8]})"
+        if not kind or (not self.run.as_ and (kind in _USUAL or not fitting)):
+            return ""
+        wanted = self.run.as_ or self.choose_output(self.predictor(*fitting[0])[1]).name
+        return f"holds {kind}, not {wanted}" if kind != wanted else ""
+
+    @cached_property
+    def _hashes(self) -> Mapping[tuple[str, ...], str]:
+        """By the names of models that a run may use, their sha256, joined as in a record; nothing is downloaded. Empty where
+        they cannot be told."""
+        cards = {card.name: card for card in self.registry.models(self.task.name) if not card.part}
+        if not self._asked:
+            return {(card.name,): card.sha256.lower() for card in cards.values() if card.default and self.task.needs_model}
+        files = [name for name in self._asked if name not in cards]
+        if not all(map(os.path.isfile, files)):
+            return {}
+        found = [cards[name].sha256.lower() if name in cards else hash_file(Path(name)) for name in self._asked]
+        return {self._asked: "+".join(found)}
+
     def choose_output(self, predictor: Predictor) -> Output:
         """The kind of result asked for, the predictor's first by default. Raises ``UsageError``."""
         if not self.run.as_:
@@ -153,6 +184,10 @@ class Loader:
                 return output
         given = ", ".join(output.name for output in predictor.outputs)
         raise UsageError(f"--as {self.run.as_}: with these options this model gives {given}")
+
+
+_USUAL = ("labels", "image")
+"""The kinds that a method gives without ``--as`` whenever it can: the model need not be loaded to tell."""
 
 
 def as_trained(source: Source, predictor: Predictor) -> Source:

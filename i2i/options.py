@@ -137,6 +137,12 @@ def changed(options: Any, names: Sequence[str]) -> list[str]:
     return [name for name in names if getattr(options, name) != default(items[name])]
 
 
+def given(*options: Any) -> dict[str, Any]:
+    """The values of options dataclasses that are not the defaults, by the names that ``--config`` has for them."""
+    items = ((one, item) for one in options for item in dataclasses.fields(one))
+    return {flag_of(item).removeprefix("--"): getattr(one, item.name) for one, item in items if changed(one, [item.name])}
+
+
 DATA = "Data"
 NETWORK = "Network"
 LOSS = "Loss"

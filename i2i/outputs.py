@@ -14,8 +14,9 @@ from i2i.files import identity
 from i2i.formats import format_for_output
 from i2i.manifest import noted_results, unfinished
 from i2i.options import RunOptions
+from i2i.provenance import record_of
 from i2i.publish import EXPORT_MARK, check_compression
-from i2i.session import Item
+from i2i.session import Item, Session
 
 
 def check(
@@ -43,9 +44,9 @@ def check(
     folders = {path: name for item in items for name, path in item.exports.items() if exporters[name].folder}
     _refuse_what_lies_in(folders, items, files)
     if not run.dry_run:
-        todo = [item for item in items if complete_output(item, run) is None]
+        todo = [item for item in items if _kept_output(item, run) is None]
         _refuse_foreign(folders, todo)
-        if not run.overwrite:
+        if not (run.overwrite or run.skip_existing or run.resume):  # those are of single images: see complete_output
             _refuse_existing(todo, run)
 
 
@@ -107,17 +108,34 @@ def _refuse_foreign(folders: Mapping[Path, str], items: Sequence[Item]) -> None:
 # ------------------------------------------------------------------------------------------------- what is there already
 
 
-def complete_output(item: Item, run: RunOptions) -> Path | None:
-    """The output of an item that is to be left alone: it is there, whole (files get their names only when complete, the
-    output after its exports). Raises ``OutputError`` when an export that is asked for is not there with it."""
+def complete_output(item: Item, session: Session) -> tuple[Path, list[str]] | None:
+    """The output of an item that is to be left alone, with warnings: it is there, whole (files get their names only when
+    complete, the output after its exports). None: the image is to be computed.
+
+    Raises ``OutputError`` for what is there and is no image, was made otherwise (with ``--resume``; else a warning), lacks an
+    export that is asked for, or is an export without its output: of ``--skip-existing`` and ``--resume`` these are matters of
+    one image, which stop no other."""
+    run = session.run
     there = _kept_output(item, run)
-    missing = [path for path in item.exports.values() if there and not path.exists()]
+    if there is None:
+        if (run.skip_existing or run.resume) and not run.dry_run:
+            _refuse_existing([item], run)
+        return None
+    try:
+        record = record_of(there, session.formats)
+    except InputError as error:
+        raise OutputError(f"{there}: exists, and is no complete result; --overwrite replaces it") from error
+    missing = [path for path in item.exports.values() if not path.exists()]
     if missing:
         raise OutputError(f"{there}: complete, but {missing[0]} is missing; --overwrite computes both again")
-    return there
+    other = session.loader.made_otherwise(record)
+    if other and (run.resume or run.strict):
+        raise OutputError(f"{there}: exists, and {other}; --overwrite replaces it")
+    return there, [f"{there} is left as it is: it {other}; --overwrite replaces it"] if other else []
 
 
 def _kept_output(item: Item, run: RunOptions) -> Path | None:
+    """What is where the output goes and is not to be written over. What it is, is another question."""
     folder = partial_folder(item.output)
     begun = folder.exists() if run.resume else unfinished(folder)
     if not (run.skip_existing or run.resume) or run.overwrite or begun:

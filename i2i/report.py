@@ -28,7 +28,8 @@ class RunReport:
     as a share of the output's range. ``seconds``: by phase. ``objects``: of all planes, None where there are none. ``planes``:
     how many there are. ``resampled``: how many times as high and wide the network saw the image, where its pixel size is not the
     model's. ``size``: height and width that the method works on and gives, where they are not the input's own. ``notes``: what
-    cost time or room and changed nothing, unlike ``warnings``.
+    cost time or room and changed nothing, unlike ``warnings``. ``options``: those of the task and of every run that are not the
+    defaults, by their names in ``--config``; the seed of each of several results.
     """
 
     task: str
@@ -38,6 +39,7 @@ class RunReport:
     model: str | None = None
     sha256: str | None = None
     kind: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
     planes: int = 1
     resampled: tuple[float, float] | None = None
     size: tuple[int, int] | None = None

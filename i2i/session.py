@@ -31,7 +31,7 @@ from i2i.formats.resample import at_size, level_for, resampled
 from i2i.formats.views import View, one_series, select
 from i2i.loading import Loader, as_trained
 from i2i.manifest import fingerprint, note_results
-from i2i.options import RunOptions
+from i2i.options import RunOptions, given
 from i2i.pixelsize import brought_back, factors, with_pixel_size
 from i2i.planes import Done, plane_jobs, run_planes, verify_planes
 from i2i.planner import Plan, budget
@@ -66,6 +66,7 @@ class Session:
     def __post_init__(self) -> None:
         """Raises ``UsageError`` for options that no image could be run with."""
         self.loader = Loader(self.task, self.options, self.run, self.registry)
+        self._seconds: dict[Any, float | None] = {}
         budget(self.run)
         for flag, text in (("--tile", self.run.tile), ("--batch", self.run.batch)):
             if text != "auto" and not (text.isdecimal() and int(text)):
@@ -145,6 +146,7 @@ class Session:
             result.warnings = [*warnings, *reports.inexact(begun.plan)]
             self._refuse_warnings(result.warnings, item.name)
             if self.run.dry_run:
+                result.plan = {**result.plan, "seconds": self._estimate(work, begun.plan, jobs, clock)}
                 return Computed(result, True, lambda: None, contextlib.ExitStack())
             with full_disk_told(work.target, begun.plan.canvas == "disk"):
                 done = self._compute(work, jobs, result, clock)
@@ -247,16 +249,22 @@ class Session:
 
     def _report(self, work: Work, begun: Begun, jobs: list[Job]) -> RunReport:
         plan = reports.plan_of(jobs[0]) | {"disk": begun.disk}
-        if self.run.dry_run:
-            plan["seconds"] = estimate.seconds(
-                jobs[0], len(jobs), lambda folder, piece: self._try(folder, piece, work, begun.plan)
-            )
         recorded = reports.recorded(work.models)
         return RunReport(
             self.task.name, work.item.name, str(work.target), kind=work.output.name, plan=plan, planes=len(jobs),
             status=reports.PLANNED if self.run.dry_run else reports.DONE, resampled=work.scaling, size=work.size,
-            model=recorded.get("model"), sha256=recorded.get("sha256"),
+            model=recorded.get("model"), sha256=recorded.get("sha256"), options=given(self.options, self.run),
         )  # fmt: skip
+
+    def _estimate(self, work: Work, plan: Plan, jobs: list[Job], clock: reports.Clock) -> float | None:
+        """The seconds that an image should take, opening and preparing, which are done, included. The rest is measured once for
+        all images that are alike, whatever they show."""
+        alike = [(spec.height, spec.width, spec.channels, spec.dtype) for spec in (work.image.spec, work.source.spec)]
+        key = (*alike, len(jobs), plan, work.models and reports.recorded(work.models)["sha256"], work.target.suffix)
+        if key not in self._seconds:
+            self._seconds[key] = estimate.seconds(jobs[0], len(jobs), lambda folder, piece: self._try(folder, piece, work, plan))
+        rest = self._seconds[key]
+        return None if rest is None else round(rest + sum(clock.laps.values()), 3)
 
     def _try(self, folder: Path, piece: Source, work: Work, plan: Plan) -> None:
         """Write a piece of the result, for its time."""

@@ -201,6 +201,10 @@ def _run(words: list[str], verbose: bool) -> int:
     except BrokenPipeError:
         console.drop_stdout()
         return 0
+    except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):  # rich's word for it, of a help text
+            return 0
+        raise
     except typer.Exit as stop:
         return stop.exit_code
     except Exception as error:

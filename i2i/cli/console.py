@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
@@ -51,23 +51,29 @@ def to_stdout() -> Iterator[None]:
 
 
 @contextmanager
-def data_only() -> Iterator[None]:
-    """What is printed to stdout inside, by plugins, libraries and programs that they start, goes to stderr."""
-    with _descriptor_to_stderr(sys.stdout), redirect_stdout(sys.stderr):
-        yield
+def data_only() -> Iterator[Callable[[str], None]]:
+    """What is printed to stdout inside, by plugins, libraries and programs that they start, goes to stderr. Gives what puts data
+    on stdout nevertheless: lines, at once."""
+    with _descriptor_to_stderr(sys.stdout) as stream, redirect_stdout(sys.stderr):
+
+        def put_now(text: str) -> None:
+            stream.write(text + "\n")
+            stream.flush()
+
+        yield put_now
 
 
 @contextmanager
-def _descriptor_to_stderr(stream: Any) -> Iterator[None]:
-    """The same for what does not go through ``sys.stdout``, or goes through one that was kept."""
+def _descriptor_to_stderr(stream: Any) -> Iterator[Any]:
+    """The same for what does not go through ``sys.stdout``, or goes through one that was kept. Gives a stream to stdout."""
     if not _is_standard(stream):
-        yield
+        yield stream
         return
     stream.flush()
     real = os.dup(1)
     os.dup2(2, 1)
     try:
-        yield
+        yield open(real, "w", encoding=stream.encoding, errors=stream.errors, closefd=False)  # noqa: SIM115 (it is closed below)
     finally:
         stream.flush()
         os.dup2(real, 1)
@@ -168,6 +174,15 @@ def describe_plan(report: RunReport) -> list[str]:
     seconds = plan["seconds"]
     lines.append(f"  time       {'unknown' if seconds is None else f'about {seconds_text(seconds)}'}")
     return lines
+
+
+def describe_total(reports: Sequence[RunReport]) -> str:
+    """The last line of a dry run over several images."""
+    seconds = [report.plan["seconds"] for report in reports]
+    known = [each for each in seconds if each is not None]
+    about = "at least" if len(known) < len(seconds) else "about"
+    time = f"{about} {seconds_text(sum(known))}" if known else "an unknown time"
+    return f"total: {counted(len(reports), 'image')}, {time}, {size_text(sum(report.plan['disk'] for report in reports))} of disk"
 
 
 def _each(planes: int) -> str:

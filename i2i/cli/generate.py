@@ -61,7 +61,19 @@ def parameters(options: type, **words: Words) -> list[inspect.Parameter]:
 
 
 class Command(typer.core.TyperCommand):
-    """A command whose help ends with ``--help``, and has no panel for that alone."""
+    """A command whose help ends with ``--help``, and has no panel for that alone; and that takes no empty text, in which a path
+    would mean the current folder, and any option its default. ``make_context`` raises ``UsageError`` for one."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        rest: list[str] = super().parse_args(ctx, args)
+        if ctx.resilient_parsing:  # a shell completes words
+            return rest
+        for item in self.params:
+            value = ctx.params.get(item.name)
+            if "" in (value if isinstance(value, list | tuple) else [value]) and _is_given(ctx, item):
+                name = item.opts[0] if isinstance(item, typer.core.TyperOption) else item.metavar
+                raise UsageError(f"{name}: is empty (an unset variable?)")
+        return rest
 
     def get_help_option(self, ctx: Any) -> Any:
         found = super().get_help_option(ctx)
@@ -69,6 +81,11 @@ class Command(typer.core.TyperCommand):
         if isinstance(found, typer.core.TyperOption) and panels and None not in panels:
             found.rich_help_panel = ADVANCED if ADVANCED in panels else INPUT
         return found
+
+
+def _is_given(ctx: Any, item: Any) -> bool:
+    """Whether a parameter has its value from the command line or from ``--config``."""
+    return ctx.get_parameter_source(item.name).name in ("COMMANDLINE", "DEFAULT_MAP")
 
 
 def command(
@@ -128,7 +145,7 @@ def _config_values(path: Path, built: Any) -> dict[str, Any]:
     """The values of a TOML file by the parameter's name, numbers as text. Raises ``UsageError``."""
     options = {name: item for item in built.params for name in item.opts if name.startswith("--") and item.name != "config"}
     try:
-        given = tomllib.loads(path.read_text("utf-8"))
+        given = tomllib.loads(path.read_text("utf-8-sig"))  # Windows' editors begin it with a mark
     except OSError as error:
         raise UsageError(f"--config {path}: {(error.strerror or str(error)).lower()}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

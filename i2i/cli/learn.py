@@ -137,6 +137,8 @@ def eval_command(task: Task, registry: Registry) -> typer.core.TyperCommand:
 
     def body(values: Mapping[str, Any]) -> None:
         rest = {name: value for name, value in values.items() if name not in ("prediction", "truth", "json_", "csv", "verbose")}
+        if values["csv"] == "-":
+            raise UsageError("--csv -: is a file of its own, and stdout is for the figures; give a name")
         with console.data_only():
             found = api.evaluate(task.name, values["prediction"], values["truth"], registry=registry, **rest)
         if values["csv"]:

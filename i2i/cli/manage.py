@@ -11,6 +11,7 @@ import typer
 
 from i2i.cli import console
 from i2i.cli.generate import command, named, positional
+from i2i.cli.streams import as_file
 from i2i.contracts import ImageSpec, ModelCard
 from i2i.errors import ModelError
 from i2i.formats import detect, open_image
@@ -181,11 +182,12 @@ def tell_broken(registry: Registry) -> None:
 
 
 def _info(registry: Registry, values: Mapping[str, Any]) -> None:
-    path, formats = Path(values["file"]), registry.formats()
+    formats = registry.formats()
     tell_broken(registry)
-    source = open_image(path, formats)
-    source.close()
-    spec, form = source.spec, detect(path, formats)
+    with as_file(values["file"], formats) as path:
+        source = open_image(path, formats)
+        source.close()
+        spec, form = source.spec, detect(path, formats)
     if values["json_"]:
         profile = profile_name(spec.profile) if spec.profile else None
         console.put_json({"file": values["file"], "format": form.name, **asdict(spec), "profile": profile})
@@ -252,7 +254,7 @@ def _demo(registry: Registry, values: Mapping[str, Any]) -> None:
 
 _NAME = positional("name", str, "the model's name, from i2i models list", "NAME")
 _NAME_OR_FILE = positional("name", str, "the model's name, from i2i models list, or a file", "NAME_OR_PATH")
-_FILE = positional("file", str, "an image", "FILE")
+_FILE = positional("file", str, "an image, or - for stdin", "FILE")
 _SHELL = positional("shell", str, "bash, zsh, fish or powershell", "SHELL")
 _FOLDER = positional("folder", str, "the folder for the results (default: i2i-demo)", "FOLDER", default="")
 

@@ -24,12 +24,14 @@ _BAR, _BESIDE = 20, 20
 class Progress:
     """Shows how far a run is: bars on a terminal; elsewhere a line for each finished image, and one now and then for a long one.
 
-    Use it as a context. ``total``: images; ``quiet``: only errors; ``silent``: errors and warnings, nothing of what is done.
+    Use it as a context. ``total``: images; ``quiet``: only errors; ``silent``: errors and warnings, nothing of what is done;
+    ``bars``: not where others write to the terminal.
     """
 
     total: int
     quiet: bool = False
     silent: bool = False
+    bars: bool = True
     _bar: Any = None
     _whole: Any = None
     _tasks: dict[str, Any] = field(default_factory=dict)
@@ -39,7 +41,7 @@ class Progress:
 
     def __enter__(self) -> Progress:
         self.silent |= self.quiet
-        if not self.silent and sys.stderr.isatty():
+        if self.bars and not self.silent and sys.stderr.isatty():
             self._bar = _bars()
             self._bar.start()
             if self.total > 1:

@@ -19,22 +19,24 @@ from i2i.canvas import partial_folder
 from i2i.cli import console
 from i2i.cli.generate import command, config_option, named, parameters, positional
 from i2i.cli.progress import Progress
+from i2i.cli.streams import listed, take_in
 from i2i.contracts import Task
-from i2i.errors import I2IError, InputError, OutputError, UsageError
-from i2i.formats import detect
+from i2i.errors import I2IError, OutputError, UsageError
 from i2i.manifest import unfinished
 from i2i.options import INPUT, RunOptions
 from i2i.publish import steps_folder
 from i2i.registry import Registry
 from i2i.report import RunReport
 from i2i.session import Item, Session
+from i2i.version import __version__
 
 
 def image_command(task: Task, registry: Registry) -> typer.core.TyperCommand:
     """The command of a task: its own options, those of every run, and the exporters'."""
     exporters = registry.exporters(task.name)
     parts = [
-        positional("inputs", list[str], "image files, folders, quoted globs, or - for stdin", "INPUT"),
+        positional("inputs", list[str], "image files, folders, quoted globs, or - for stdin", "INPUT", []),
+        named("inputs_from", ["--inputs-from"], str, "", "a file of inputs, one a line, or - for stdin", INPUT, "FILE"),
         named("output", ["-o", "--output"], str, "", "a file, for several inputs a folder, or - for stdout", INPUT, "OUTPUT"),
         *parameters(task.options),
         *parameters(RunOptions, model=lambda: [card.name for card in registry.models(task.name) if not card.part]),
@@ -56,17 +58,29 @@ def image_command(task: Task, registry: Registry) -> typer.core.TyperCommand:
 
 def run_images(task: Task, registry: Registry, values: Mapping[str, Any]) -> None:
     """Run, report, and end with the exit code."""
+    ended: list[RunReport] = []
     try:
-        session, done = _run(task, registry, values)
+        session, done = _run(task, registry, values, ended)
     except I2IError as error:
-        if values["json_"] and values["output"] != "-":
-            console.put_json({"exit_code": error.exit_code, "error": str(error), "runs": []})
+        if values["output"] != "-":
+            _put_report(values, error.exit_code, str(error), [])
+        raise
+    except KeyboardInterrupt:
+        _put_report(values, 130, "interrupted", ended)
         raise
     _tell(session.run, done, values)
     raise typer.Exit(reports.exit_code(done))
 
 
-def _run(task: Task, registry: Registry, values: Mapping[str, Any]) -> tuple[Session, list[RunReport]]:
+def _put_report(values: Mapping[str, Any], exit_code: int, error: str | None, done: list[RunReport]) -> None:
+    """The report of ``--json``, where it is asked for."""
+    if values["json_"]:
+        runs = [report.as_mapping() for report in done]
+        console.put_json({"version": __version__, "exit_code": exit_code, "error": error, "runs": runs})
+
+
+def _run(task: Task, registry: Registry, values: Mapping[str, Any], ended: list[RunReport]) -> tuple[Session, list[RunReport]]:
+    """The reports in the order of the inputs; in ``ended`` they are put as the images end."""
     names = {item.name for kind in (task.options, RunOptions) for item in fields(kind)}
     session = api.session(task.name, {name: value for name, value in values.items() if name in names}, registry)
     session.loader.progress = None if values["quiet"] else console.Download
@@ -74,18 +88,35 @@ def _run(task: Task, registry: Registry, values: Mapping[str, Any]) -> tuple[Ses
     to_stdout = values["output"] == "-"
     if values["json_"] and to_stdout:
         raise UsageError("--json and -o - would both write to stdout; choose one")
-    with _streams(session, list(values["inputs"]), values["output"]) as (inputs, output, names_of):
-        with console.data_only():
-            items = batch.plan_items(session, inputs, output, exports, names_of)
+    with _streams(session, _inputs(task, values), values["output"]) as (inputs, output, names_of):
+        bars = not (session.run.dry_run and sys.stdout.isatty())  # plans come there one by one
+        with console.data_only() as put_now:
+            items = batch.plan_items(session, inputs, output, exports, names_of, several=bool(values["inputs_from"]))
             if to_stdout and len(items) > 1:
                 raise UsageError(f"{inputs[0]}: gives {len(items)} images; -o - takes one")
-            with Progress(len(items), values["quiet"], silent=to_stdout) as progress, _kept([] if to_stdout else items):
-                done = batch.process(session, items, progress.of, progress.finished)
+            shown = Progress(len(items), values["quiet"], to_stdout, bars)
+            with shown as progress, _kept([] if to_stdout else items):
+
+                def finished(report: RunReport) -> None:
+                    ended.append(report)
+                    progress.finished(report)
+                    if report.status == reports.PLANNED and not values["json_"]:
+                        put_now("\n".join(console.describe_plan(report)))
+
+                done = batch.process(session, items, progress.of, finished)
         if to_stdout and done[0].status == reports.DONE:
             _copy_out(Path(done[0].output), items[0].output)
             if steps_folder(items[0].output).exists() and not values["quiet"]:
                 console.say("warning: pictures on the way are kept beside a file, and -o - has none; give one with -o")
     return session, done
+
+
+def _inputs(task: Task, values: Mapping[str, Any]) -> list[str]:
+    """Those of the command line and of ``--inputs-from``. Raises ``UsageError`` when there is none."""
+    inputs = [*(values["inputs"] or []), *(listed(values["inputs_from"]) if values["inputs_from"] else [])]
+    if not inputs:
+        raise UsageError(f"INPUT is missing: give an image, a folder or --inputs-from FILE. See i2i {task.name} --help.")
+    return inputs
 
 
 @contextmanager
@@ -101,12 +132,11 @@ def _kept(items: list[Item]) -> Iterator[None]:
 
 def _tell(run: RunOptions, done: list[RunReport], values: Mapping[str, Any]) -> None:
     if values["json_"]:
-        runs = [report.as_mapping() for report in done]
-        console.put_json({"exit_code": reports.exit_code(done), "error": None, "runs": runs})
+        _put_report(values, reports.exit_code(done), None, done)
     elif run.dry_run:
-        for report in done:
-            if report.status == reports.PLANNED:
-                console.put("\n".join(console.describe_plan(report)))
+        planned = [report for report in done if report.status == reports.PLANNED]
+        if len(planned) > 1:
+            console.put(console.describe_total(planned))
     elif len(done) == 1 and not values["quiet"] and values["output"] != "-":
         _hint(done[0])
     if len(done) > 1 and not values["quiet"]:
@@ -132,17 +162,18 @@ def _streams(session: Session, inputs: list[str], output: str) -> Iterator[tuple
         raise UsageError("- stands for one image: give it alone, and one input with -o -")
     if not output:
         raise UsageError("- as input: say where the result goes with -o FILE or -o -")
-    suffix = _stdout_suffix(session) if output == "-" else ""
+    if output == "-":
+        _check_stdout_format(session)
     with tempfile.TemporaryDirectory(prefix="i2i-") as folder:
         names: dict[str, str] = {}
         if inputs == ["-"]:
-            path = _take_in(Path(folder), session)
+            path = take_in(Path(folder), session.formats)
             inputs, names = [str(path)], {str(path): "-"}
-        yield inputs, str(Path(folder) / f"output{suffix}") if suffix else output, names
+        yield inputs, str(Path(folder, "output")) + "/" if output == "-" else output, names
 
 
-def _stdout_suffix(session: Session) -> str:
-    """That of ``--format``. Raises ``UsageError`` when it is none that is written."""
+def _check_stdout_format(session: Session) -> None:
+    """Raises ``UsageError`` for a ``--format`` that is none that is written as one file."""
     suffix = "." + session.run.format.lower().lstrip(".")
     forms = [form for form in session.formats if form.write and (session.task.lossy or not form.lossy)]
     known = [name for form in forms for name in form.suffixes if not name.endswith(".zarr")]  # a folder is no stream
@@ -151,19 +182,6 @@ def _stdout_suffix(session: Session) -> str:
     if suffix not in known:
         choices = ", ".join(name[1:] for name in known)
         raise UsageError(f"--format {session.run.format}: choose one of {choices}")
-    return suffix
-
-
-def _take_in(folder: Path, session: Session) -> Path:
-    """Standard input as a file with the suffix of its format. Raises ``InputError`` when it is no image."""
-    path = folder / "input"
-    with path.open("wb") as stream:
-        shutil.copyfileobj(sys.stdin.buffer, stream)
-    try:
-        form = detect(path, session.formats)
-    except InputError as error:
-        raise InputError(str(error).replace(str(path), "-")) from error
-    return path.rename(path.with_suffix(form.suffixes[0]))
 
 
 def _copy_out(path: Path, asked: Path) -> None:

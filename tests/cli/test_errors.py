@@ -12,6 +12,7 @@ import sys
 import numpy as np
 import pytest
 
+from i2i import batch
 from tests.cli.kit import done, files, load, on_disk, picture, refused, save
 
 # -------------------------------------------------------------------------------------------------------------- usage
@@ -178,6 +179,22 @@ def test_an_interrupted_run_says_so_and_leaves_nothing(process, folder, model, n
     assert files(folder) == ["set/a.png", "set/b.png"]
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_an_interrupted_run_reports_what_it_has_done(segment, monkeypatch, jobs):
+    def stop(item):
+        if item.name == "set/c.png":
+            raise KeyboardInterrupt
+        return begun(item)
+
+    begun = batch.check_folders
+    monkeypatch.setattr(batch, "check_folders", stop)
+    save("set/a.png"), save("set/b.png").write_bytes(b""), save("set/c.png"), save("set/d.png")
+    result = segment("set", "--json", "--jobs", jobs)
+    assert (result.code, result.json["exit_code"], result.json["error"]) == (130, 130, "interrupted")
+    ended = {run["input"]: run["status"] for run in result.json["runs"]}
+    assert ended == {"set/a.png": "done", "set/b.png": "failed"} if jobs == 1 else "set/c.png" not in ended
+
+
 def test_an_interrupted_run_that_kept_work_says_how_to_go_on(segment, folder, monkeypatch):
     from i2i import planes
 
@@ -218,6 +235,12 @@ def test_a_reader_that_goes_away_ends_the_program_quietly(process, folder, model
         with process(*words) as running:
             running.stdout.close()
             assert running.stderr.read() == b"" and running.wait(60) == 0
+
+
+def test_a_reader_of_a_help_text_that_goes_away_is_no_failure(process):
+    with process("models", "--help") as running:
+        running.stdout.close()
+        assert running.stderr.read() == b"" and running.wait(60) == 0
 
 
 def test_a_full_disk_behind_stdout_is_an_error(process):

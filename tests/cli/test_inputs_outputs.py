@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -115,6 +117,60 @@ def test_a_suffix_that_is_not_written_is_refused_with_those_that_are(segment, fo
     refused(segment("a.png", "-o", name), 2, name, ".tif", ".png")
 
 
+@pytest.mark.parametrize("option", ["--csv", "--geojson", "--overlay", "--crops", "--coco"])
+def test_an_export_does_not_go_to_stdout(segment, folder, option):
+    save("a.png")
+    refused(segment("a.png", option, "-"), 2, f"{option} -: ", "give a name")
+    assert files(folder) == ["a.png"]
+
+
+def test_the_table_of_an_evaluation_does_not_go_to_stdout(i2i, folder):
+    save("a.png"), save("b.png")
+    refused(i2i("eval", "segment", "a.png", "b.png", "--csv", "-"), 2, "--csv -: ", "give a name")
+    assert files(folder) == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize("name", ["list.txt", "-"])
+def test_a_list_names_inputs_one_a_line(segment, folder, name):
+    save("a.png"), save("with space.png"), save("set/c.png"), save("d.png")
+    text = b"\xef\xbb\xbfa.png\r\n\r\nwith space.png\r\nset\n  \nnope.png"
+    (folder / "list.txt").write_bytes(text)
+    result = segment("d.png", "--inputs-from", name, "-o", "out", stdin=text)
+    assert result.code == 3 and "error: nope.png: no such file; check the name\n" in result.err
+    assert files(folder / "out") == ["a.png", "c.png", "d.png", "with space.png"]
+
+
+def test_a_list_of_one_is_several_inputs_all_the_same(segment, folder):
+    save("a.png"), (folder / "list.txt").write_text("a.png\n")
+    done(segment("--inputs-from", "list.txt", "-o", "out"))
+    assert files(folder) == ["a.png", "list.txt", "out/a.png"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"\r\n \n", ["names no input"]), ("a.png".encode("utf-16"), ["UTF-8"]), (None, ["no such file"])],
+)
+def test_a_list_that_names_nothing_is_a_usage_error(segment, folder, content, words):
+    if content is not None:
+        (folder / "list.txt").write_bytes(content)
+    refused(segment("--inputs-from", "list.txt"), 2, "--inputs-from list.txt: ", *words)
+
+
+@pytest.mark.parametrize("name", ["x.tif", "x.zarr", "new/x.png"])
+def test_one_file_for_several_inputs_is_refused(segment, folder, name):
+    save("a.png"), save("b.png"), save("set/c.png")
+    refused(segment("a.png", "b.png", "-o", name), 2, f"-o {name}: names one file", "2 inputs", "give a folder")
+    refused(segment("set", "-o", name), 2, f"-o {name}: names one file", "a folder, pattern or list")
+    assert files(folder) == ["a.png", "b.png", "set/c.png"]
+
+
+def test_a_folder_may_be_named_like_a_file(segment, folder):
+    save("a.png"), save("b.png"), (folder / "x.tif").mkdir()
+    done(segment("a.png", "b.png", "-o", "x.tif"))
+    done(segment("a.png", "b.png", "-o", "y.tif/"))
+    assert files(folder / "x.tif") == files(folder / "y.tif") == ["a.png", "b.png"]
+
+
 def test_a_lossy_format_is_refused_for_labels(segment):
     save("a.png")
     refused(segment("a.png", "-o", "x.jpg"), 2, "x.jpg", "loses", ".tif")
@@ -129,6 +185,22 @@ def test_an_image_goes_through_pipes(segment, folder):
     done(segment("a.png", "-o", "file.png"))
     assert result.stdout == (folder / "file.png").read_bytes()
     assert result.err == ""
+
+
+def test_a_closed_stdin_is_told(segment, i2i, monkeypatch):
+    from i2i.cli import streams
+
+    monkeypatch.setattr(streams, "sys", SimpleNamespace(stdin=None))
+    for call in (lambda: segment("-", "-o", "x.png"), lambda: i2i("info", "-")):
+        refused(call(), 1, "error: -: standard input is closed; pipe an image into it")
+
+
+def test_info_takes_stdin(i2i, folder):
+    data = save("a.png", picture(20, 30)).read_bytes()
+    found = done(i2i("info", "-", "--json", stdin=data)).json
+    assert (found["file"], found["format"], found["width"], found["height"]) == ("-", "PNG", 30, 20)
+    refused(i2i("info", "-", stdin=data[:20]), 1, "error: -: ")
+    refused(i2i("info", "-", stdin=b"text"), 1, "error: -: not an image")
 
 
 def test_stdin_can_go_to_a_file_and_messages_call_it_by_its_dash(segment, folder):
@@ -285,6 +357,34 @@ def test_files_that_may_not_be_read_or_written_are_named(segment, folder):
     (folder / "locked").mkdir(mode=0o555)
     refused(segment("a.png", "-o", "locked/x.png"), 1, "locked/x.png", "cannot be written")
     refused(segment("a.png", "-o", "locked/new/x.png"), 1, "locked/new", "cannot be made")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything; the next test has a stand-in")
+def test_a_folder_that_may_not_be_read_is_a_failed_input(segment, folder):
+    save("set/a.png"), save("set/sub/b.png").parent.chmod(0)
+    try:
+        result = segment("set", "-o", "out")
+    finally:
+        (folder / "set/sub").chmod(0o755)
+    assert result.code == 3 and "error: set/sub: cannot be searched: Permission denied" in result.err
+
+
+@pytest.mark.parametrize("closed", ["sub", "."])
+def test_a_folder_that_cannot_be_searched_is_a_failed_input(segment, folder, monkeypatch, closed):
+    def scan(place):
+        if Path(place) == Path("set", closed):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
+        return scandir(place)
+
+    scandir = os.scandir
+    save("set/a.png"), save("set/sub/b.png")
+    monkeypatch.setattr(os, "scandir", scan)
+    result = segment("set", "-o", "out", "--json")
+    place = str(Path("set", closed))
+    told = f"{place}: cannot be searched: Permission denied; what is in it is left out"
+    assert result.code == (3 if closed == "sub" else 1) and f"error: {told}\n" in result.err
+    assert [(run["input"], run["error"]) for run in result.json["runs"] if run["status"] == "failed"] == [(place, told)]
+    assert files(folder / "out") == (["a.png"] if closed == "sub" else [])
 
 
 def test_a_file_where_a_folder_should_be_is_named_and_nothing_is_written(segment, folder):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 
 import numpy as np
 import pytest
 import torch
 
-from i2i import loading
+from i2i import estimate, loading
 from i2i.backends import has_bf16
 from tests.cli.kit import done, files, load, picture, refused, save
 
@@ -138,6 +139,11 @@ def test_a_bad_config_is_a_usage_error_that_names_it(segment, folder, text, word
     refused(segment("a.png", "--config", "run.toml"), 2, *words)
 
 
+def test_a_config_of_a_windows_editor_is_read(segment, folder):
+    save("a.png"), (folder / "run.toml").write_bytes(b'\xef\xbb\xbfas = "classes"\r\n')
+    assert done(segment("a.png", "--config", "run.toml", "--json")).run["kind"] == "classes"
+
+
 def test_a_missing_config_is_named(segment):
     save("a.png")
     refused(segment("a.png", "--config", "none.toml"), 2, "--config none.toml: no such file")
@@ -156,6 +162,37 @@ def test_a_dry_run_writes_nothing_and_prints_the_plan(segment, folder):
     assert [line.split()[0] for line in lines[1:6]] == ["result", "tiles", "computing", "memory", "disk"]
     assert "windows of 64 x 64" in lines[2] and "the same as the whole image" in lines[2]
     assert result.err == "2 planned\n"
+
+
+def test_a_dry_run_measures_images_that_are_alike_once_and_ends_with_the_total(segment, monkeypatch):
+    measured = []
+    monkeypatch.setattr(estimate, "seconds", lambda job, planes, write: measured.append(job.source.spec) or 7.0)
+    for name in ("a", "b", "c"):
+        save(f"set/{name}.png")
+    save("set/d.png", picture(97, 128)), save("set/e.tif")
+    lines = done(segment("set", "--dry-run")).out.splitlines()
+    assert [(spec.height, spec.width) for spec in measured] == [(96, 128), (97, 128), (96, 128)], "a TIFF is written otherwise"
+    times = [line for line in lines if line.startswith("  time ")]
+    assert len(times) == 5 and all(7 <= float(line.split()[2]) < 20 for line in times)
+    assert lines[-1].startswith("total: 5 images, about ") and lines[-1].endswith(" kB of disk")
+
+
+def test_a_dry_run_prints_each_plan_when_it_is_known(process, folder, model):
+    save("a.png"), save("b.png")
+    before = """
+from i2i import batch
+begun = batch._compute
+def compute(session, item, progress):
+    if item.name == "b.png":
+        sys.stdin.read()  # until the test has seen the first plan
+    return begun(session, item, progress)
+batch._compute = compute
+"""
+    words = ["segment", "a.png", "b.png", "--model", model, "--dry-run"]
+    with process(*words, before=before, stdin=subprocess.PIPE) as running:
+        assert running.stdout.readline().startswith(b"a.png -> ")
+        out, _ = running.communicate(timeout=60)
+    assert running.returncode == 0 and out.decode().splitlines()[-1].startswith("total: 2 images, about ")
 
 
 def test_a_dry_run_as_json_has_the_plan_and_the_seconds(segment, folder):
@@ -220,3 +257,28 @@ def test_an_option_that_fits_only_some_images_fails_only_the_others(segment):
     result = segment("set", "--channels", "1", "--json")
     assert result.code == 3
     assert [run["status"] for run in json.loads(result.stdout)["runs"]] == ["failed", "done"]
+
+
+# ------------------------------------------------------------------------------------------------------------ empty text
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("INPUT", ["segment", ""]),
+        ("INPUT", ["segment", "a.png", ""]),
+        ("-o", ["segment", "a.png", "-o", ""]),
+        ("--csv", ["segment", "a.png", "--csv="]),
+        ("--config", ["segment", "a.png", "--config", ""]),
+        ("--model", ["segment", "a.png", "--model", ""]),
+        ("--as", ["segment", "a.png", "--config", "empty.toml"]),
+        ("PREDICTION", ["eval", "segment", "", ""]),
+        ("--images", ["train", "segment", "--images", "", "--masks", "", "-o", "x.safetensors"]),
+        ("FILE", ["info", ""]),
+        ("FOLDER", ["demo", ""]),
+    ],
+)
+def test_an_empty_text_is_no_value(i2i, folder, name, words):
+    save("a.png"), (folder / "empty.toml").write_text('as = ""\n')
+    refused(i2i(*words), 2, f"error: {name}: is empty (an unset variable?)")
+    assert files(folder) == ["a.png", "empty.toml"]

@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 
+from i2i.version import __version__
 from tests.cli.kit import done, files, load, picture, refused, save
 
 
@@ -69,7 +70,8 @@ def test_a_failed_image_names_itself_whatever_the_reason(i2i):
 def test_json_is_one_document_with_all_that_the_contract_names(segment, folder):
     save("a.png", picture(200, 300))
     result = done(segment("a.png", "--json", "--tile", "64", "--overlay", "o.png"))
-    assert set(result.json) == {"exit_code", "error", "runs"} and result.json["error"] is None
+    assert set(result.json) == {"version", "exit_code", "error", "runs"} and result.json["error"] is None
+    assert result.json["version"] == __version__
     run = result.run
     assert (run["status"], run["input"], run["output"]) == ("done", "a.png", "a-segment.png")
     assert (run["model"], len(run["sha256"]), run["kind"], run["error"], run["warnings"]) == ("grey", 64, "labels", None, [])
@@ -78,6 +80,13 @@ def test_json_is_one_document_with_all_that_the_contract_names(segment, folder):
     assert run["objects"] == load("a-segment.png").max()
     assert run["exports"] == {"overlay": "o.png"}
     assert min(run["seconds"].values()) >= 0 and run["peak_memory"] > 50e6
+
+
+def test_json_says_which_options_are_not_the_defaults(segment, model):
+    save("a.png")
+    words = ["--tta", "--tile", "64", "--nan", "error"]
+    run = done(segment("a.png", "--json", *words)).run
+    assert run["options"] == {"tta": True, "model": [str(model)], "precision": "fp32", "tile": "64"}
 
 
 def test_json_says_which_images_failed_and_why(segment, broken):
