@@ -19,7 +19,7 @@ from i2i import report as reports
 from i2i.backends import TOLERANCE
 from i2i.begin import Begun, Computed, Item, Opened, Work, begin, result_spec
 from i2i.canvas import partial_folder
-from i2i.contracts import Exported, Exporter, Format, ImageSpec, Metadata, Model, Output, Predictor, Source, Task
+from i2i.contracts import Exporter, Format, ImageSpec, Metadata, Model, Output, Predictor, Source, Task
 from i2i.disk import full_disk_told, output_needs
 from i2i.engine import Job, Progress
 from i2i.errors import InputError, ModelError, OutputError, UsageError
@@ -32,7 +32,7 @@ from i2i.loading import Loader, as_trained
 from i2i.manifest import fingerprint, note_results
 from i2i.options import RunOptions
 from i2i.pixelsize import brought_back, factors, with_pixel_size
-from i2i.planes import Done, plane_jobs, run_planes, verify_planes
+from i2i.planes import Done, for_exporters, plane_jobs, run_planes, verify_planes
 from i2i.planner import Plan, budget
 from i2i.publish import (
     Write,
@@ -162,6 +162,7 @@ class Session:
         result.warnings += [*done.warnings, *reports.read_as_zeros(work.image)]
         self._refuse_warnings(result.warnings, work.item.name)
         result.blocks_computed, result.blocks_reused, result.objects = done.computed, done.reused, done.objects
+        result.objects_by_plane = done.by_plane
         return done
 
     def _finish(self, work: Work, begun: Begun, done: Done, result: RunReport, clock: reports.Clock) -> None:
@@ -279,8 +280,8 @@ class Session:
         form = format_for_output(path, self.formats)
         files: dict[Path, Write] = {path: lambda temporary: self._write(form, temporary, result, work, plan)}
         larger = work.full[0] / whole.spec.height, work.full[1] / whole.spec.width
-        found = replace(done.found, masks=None) if done.found and work.scaling else done.found
-        exported = Exported(View(work.image), whole, work.output.meaning, larger, found, work.item.name, done.frames)
+        told = {"meaning": work.output.meaning, "scale": larger, "name": work.item.name}
+        exported = for_exporters(work.image, whole, done, own_masks=not work.scaling, **told)
         for name, place_of in work.item.exports.items():
             files[place_of] = exporting(self._exporter(name), exported)
         if plan.canvas == "disk":

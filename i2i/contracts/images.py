@@ -25,7 +25,8 @@ class ImageSpec:
     each resolution, full size first; empty means one. ``notes``: what the reader had to assume; each becomes a warning.
     ``remarks``: what it does that costs time or room and changes no pixel: shown, and no warning.
     ``plane_names``: of each plane in C order, such as ``z=3``, where they do not count from 0: of an image of which some were
-    chosen. ``tiling``: height and width of the tiles, strips or chunks that the file stores, where it has any.
+    chosen. ``chosen``: the axes of which one plane was chosen, and its number in the file. ``tiling``: height and width of the
+    tiles, strips or chunks that the file stores, where it has any.
     """
 
     height: int
@@ -40,6 +41,7 @@ class ImageSpec:
     tiling: tuple[int, int] | None = None
     remarks: tuple[str, ...] = ()
     plane_names: tuple[str, ...] = ()
+    chosen: tuple[tuple[str, int], ...] = ()
 
     @property
     def region(self) -> Region:

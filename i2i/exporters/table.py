@@ -1,6 +1,7 @@
 """A table of the objects: one CSV row each, sorted by id. Objects are measured a range of ids at a time.
 
-All measures are of an object's pixels in the label image; class and score are there where a detector found it.
+All measures are of an object's pixels in the label image; class and score are there where a detector found it. Of an image of
+several planes the rows of each follow each other, and say before the id where it lies.
 """
 
 from __future__ import annotations
@@ -122,17 +123,24 @@ def measure(labels: Source) -> Iterator[tuple[float, ...]]:
 
 
 def _export(path: Path, exported: Exported) -> None:
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        for number, one in enumerate(exported.each()):
+            if number == 0:
+                writer.writerow([*exported.axes, *_columns(one)])
+            place = [one.plane[axis] for axis in exported.axes]
+            writer.writerows([*place, *row] for row in _rows(one))
+
+
+def _columns(exported: Exported) -> list[str]:
     columns = [*_COLUMNS, *(_MICROMETRES if exported.result.spec.pixel_size else ())]
     if exported.objects is not None:
         columns[1:1] = _KNOWN
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(columns)
-        writer.writerows(_rows(exported))
+    return columns
 
 
 def _rows(exported: Exported) -> Iterator[tuple[object, ...]]:
-    """Those of the file."""
+    """Those of one plane."""
     if exported.objects is None:
         yield from measure(exported.result)
         return
@@ -147,4 +155,5 @@ TABLE = Exporter(
     suffix=".csv",
     summary="a table of the objects: id, class and score where known, area, centroid, box",
     export=_export,
+    planes=True,
 )

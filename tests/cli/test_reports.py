@@ -193,10 +193,10 @@ def test_an_overlay_is_a_small_picture_in_the_format_of_its_name(segment, kind, 
         assert image.mode == "RGB" and max(image.size) <= 2048 and image.size[1] >= 20
 
 
-@pytest.mark.parametrize("name", ["o.tif", "o", "o.gif"])
+@pytest.mark.parametrize("name", ["o.bmp", "o", "o.gif"])
 def test_an_overlay_that_is_no_picture_is_refused_before_anything_is_computed(segment, folder, name):
     save("a.png")
-    refused(segment("a.png", "--overlay", name), 2, f"--overlay {name}", ".png, .jpg, .jpeg or .webp")
+    refused(segment("a.png", "--overlay", name), 2, f"--overlay {name}", ".png, .jpg, .jpeg, .webp, .tif or .tiff")
     assert files(folder) == ["a.png"]
 
 
