@@ -1,7 +1,8 @@
 """The objects as GeoJSON polygons that QuPath (0.4 and later) opens: one feature a line, by id.
 
 Coordinates are pixels, x before y, along the edges of pixels: the top left pixel covers 0 .. 1. Outer rings are
-counter-clockwise as RFC 7946 has it, where y points up; on an image, where y points down, they run clockwise.
+counter-clockwise as RFC 7946 has it, where y points up; on an image, where y points down, they run clockwise. So centroids in
+pixels are 0.5 more than those of the table, where integers are the centres of pixels; micrometres are the same.
 
 The plane of a stack is where QuPath has it, in the geometry: ``"plane": {"c": -1, "z": 3, "t": 0}``, all channels. Pages that the
 file does not name are its t, as Bio-Formats counts them. QuPath has no other axes: the property ``plane`` names them all.
