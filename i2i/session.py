@@ -22,7 +22,7 @@ from i2i.canvas import partial_folder
 from i2i.contracts import Exporter, Format, ImageSpec, Metadata, Model, Output, Predictor, Source, Task
 from i2i.disk import full_disk_told, output_needs
 from i2i.engine import Job, Progress
-from i2i.errors import InputError, ModelError, OutputError, UsageError
+from i2i.errors import InputError, ModelError, NotFinite, OutputError, UsageError
 from i2i.files import is_one_of
 from i2i.finite import make_finite, plan_finite
 from i2i.formats import format_for_output, open_image
@@ -155,7 +155,10 @@ class Session:
 
     def _compute(self, work: Work, jobs: list[Job], result: RunReport, clock: reports.Clock) -> Done:
         """Compute and verify, and report it."""
-        done = run_planes(jobs, work.source.spec)
+        try:
+            done = run_planes(jobs, work.source.spec)
+        except NotFinite as error:
+            raise ModelError(f"{work.item.name}: {result.model or self.task.name}: {error}") from error
         clock.lap("compute")
         result.verified = self._verify(jobs)
         clock.lap("verify")

@@ -13,6 +13,7 @@ from i2i.backends import run_batch
 from i2i.contracts import Array, InstancePredictor, Instances, Objects, Source
 from i2i.engine.dense import read_windows, windows_ahead
 from i2i.engine.job import Job, Outcome, Todo, each_block, label_layer, stored
+from i2i.finite import require_finite
 from i2i.geometry import Block, Grid
 from i2i.instances import (
     Candidates,
@@ -59,6 +60,8 @@ def compute_objects(
         seen = read_windows(source, predictor, tiles) if windows is None else next(windows)
         found: list[Instances] = run_batch(predictor, seen, plan.runtime)
         for tile, objects in zip(tiles, found, strict=True):
+            require_finite(objects.boxes)
+            require_finite(objects.scores)
             number = grid.rows.at(tile.core.y) * grid.columns.count + grid.columns.at(tile.core.x)
             parts.append(select_candidates(objects, tile, image, grid.rows.halo, number))
             beyond.append(objects.beyond)

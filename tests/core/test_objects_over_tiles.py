@@ -22,7 +22,7 @@ from i2i.contracts import Exporter, Instances
 from i2i.engine import Job, run_job
 from i2i.engine import objects as engine
 from i2i.engine.objects import ObjectsOutcome
-from i2i.errors import UsageError
+from i2i.errors import NotFinite, UsageError
 from i2i.formats.views import ArraySource
 from i2i.options import RunOptions
 from i2i.planes import for_exporters, plane_jobs, run_planes
@@ -377,3 +377,13 @@ def test_of_many_planes_what_is_known_of_the_objects_is_fetched_for_one_at_a_tim
         np.testing.assert_array_equal(one.result.read(one.result.spec.region)[..., 0], labels(alone))
         np.testing.assert_allclose(one.objects.scores, alone.found().scores, rtol=1e-6)
     assert done.most == labels(run(predictor, source._images[1], WHOLE)).max() < done.objects
+
+
+def test_scores_that_are_no_numbers_are_an_error() -> None:
+    class Damaged(toys.Shapes):
+        def _find(self, image: np.ndarray) -> Instances:
+            found = super()._find(image)
+            return replace(found, scores=np.where(np.arange(len(found)) == 1, np.nan, found.scores))
+
+    with pytest.raises(NotFinite, match="the network answers NaN or Inf; is the model file damaged"):
+        run(Damaged(), discs((90, 100), 9, 16, 5), WHOLE)
