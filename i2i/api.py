@@ -13,10 +13,11 @@ from i2i import options as option_types
 from i2i.backends import has_bf16, pick_device, start_torch
 from i2i.begin import canvas_bytes, plan_plane
 from i2i.canvas import MemoryCanvas
-from i2i.contracts import Array, ImageSpec, Model, Output, Predictor, Runtime, TrainingRun
+from i2i.contracts import Array, DensePredictor, ImageSpec, Model, Output, Predictor, Runtime, TrainingRun
 from i2i.engine import Job, run_job
 from i2i.errors import InputError, OutputError, UsageError
 from i2i.evaluation import EvalReport, evaluate
+from i2i.filters import filtered
 from i2i.finite import make_finite
 from i2i.formats.resample import at_size, resampled
 from i2i.formats.views import ArraySource
@@ -119,6 +120,8 @@ class Loaded:
         plan, _ = plan_plane(source, prepared, canvas_bytes(prepared, output), run, self.runtime)
         outcome = run_job(Job(source, prepared, output, plan, MemoryCanvas(), run.seed))
         final = brought_back(outcome.result, image.spec, prepared.footprint.scale, scaling, output.meaning)
+        if isinstance(prepared, DensePredictor) and prepared.keep.asked:
+            final, _ = filtered(final, [outcome.objects or 0], prepared.keep)
         result = final.read(final.spec.region)
         return result[..., 0] if output.channels == 1 else result
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from i2i.canvas import Canvas, Layer
-from i2i.contracts import Array, Exported, ImageSpec, Objects, Predictor, Source
+from i2i.contracts import Array, Exported, ImageSpec, ObjectFilter, Objects, Predictor, Source
 from i2i.engine import Job, Progress, Snapshot, run_job
 from i2i.engine.objects import ObjectsOutcome
+from i2i.filters import filtered
 from i2i.formats.views import View
 from i2i.geometry import Region
 from i2i.verify import verify
@@ -159,6 +160,15 @@ def for_exporters(source: Source, result: Source, done: Done, own_masks: bool, *
     if len(positions) == 1:
         return replace(one(0), frames=done.frames)
     return Exported(source, result, planes=lambda: map(one, range(len(positions))), **told)
+
+
+def kept_objects(done: Done, rule: ObjectFilter) -> Done:
+    """The same with the objects that the rule keeps, in each plane by itself; their numbers are consecutive again."""
+    if not rule.asked or done.objects is None:
+        return done
+    result, counts = filtered(done.result, list(done.by_plane.values()) or [done.objects], rule)
+    by_plane = dict(zip(done.by_plane, counts, strict=True)) if done.by_plane else {}
+    return replace(done, result=result, objects=sum(counts), most=max(counts), by_plane=by_plane)
 
 
 def verify_planes(jobs: Sequence[Job], count: int) -> float:

@@ -19,7 +19,7 @@ from i2i import report as reports
 from i2i.backends import TOLERANCE
 from i2i.begin import Begun, Computed, Item, Opened, Work, begin, result_spec
 from i2i.canvas import partial_folder
-from i2i.contracts import Exporter, Format, ImageSpec, Metadata, Model, Output, Predictor, Source, Task
+from i2i.contracts import DensePredictor, Exporter, Format, ImageSpec, Metadata, Model, Output, Predictor, Source, Task
 from i2i.disk import full_disk_told, output_needs
 from i2i.engine import Job, Progress
 from i2i.errors import InputError, ModelError, NotFinite, OutputError, UsageError
@@ -32,7 +32,7 @@ from i2i.loading import Loader, as_trained
 from i2i.manifest import fingerprint, note_results
 from i2i.options import RunOptions
 from i2i.pixelsize import brought_back, factors, with_pixel_size
-from i2i.planes import Done, for_exporters, plane_jobs, run_planes, verify_planes
+from i2i.planes import Done, for_exporters, kept_objects, plane_jobs, run_planes, verify_planes
 from i2i.planner import Plan, budget
 from i2i.publish import (
     Write,
@@ -159,6 +159,10 @@ class Session:
             done = run_planes(jobs, work.source.spec)
         except NotFinite as error:
             raise ModelError(f"{work.item.name}: {result.model or self.task.name}: {error}") from error
+        spec, scale = work.image.spec, work.predictor.footprint.scale
+        done = replace(done, result=brought_back(done.result, spec, scale, work.scaling, work.output.meaning))
+        if isinstance(work.predictor, DensePredictor):
+            done = kept_objects(done, work.predictor.keep)
         clock.lap("compute")
         result.verified = self._verify(jobs)
         clock.lap("verify")
@@ -276,8 +280,7 @@ class Session:
 
     def _publish(self, work: Work, plan: Plan, done: Done) -> Path:
         """Write the result and the exports, all or none. Returns the result's path, whose suffix may have had to change."""
-        scale = work.predictor.footprint.scale
-        whole = brought_back(done.result, work.image.spec, scale, work.scaling, work.output.meaning)
+        whole = done.result
         result = narrow_labels(whole, done.most) if work.output.meaning == "labels" else whole
         path = self._place(work.item, result.spec)
         form = format_for_output(path, self.formats)
