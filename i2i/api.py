@@ -133,7 +133,8 @@ def _source(pixels: Array, spec: Mapping[str, Any]) -> ArraySource:
 
 
 _OF_FILES = (
-    "plane", "level", "channels", "strict", "format", "compression", "overwrite", "skip_existing", "resume", "dry_run", "jobs",
+    "plane", "level", "channels", "measure", "strict", "format", "compression", "overwrite", "skip_existing", "resume", "dry_run",
+    "jobs",
 )  # fmt: skip
 
 

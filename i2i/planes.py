@@ -145,7 +145,9 @@ def run_planes(jobs: Sequence[Job], spec: ImageSpec) -> Done:
     )
 
 
-def for_exporters(source: Source, result: Source, done: Done, own_masks: bool, **told: Any) -> Exported:
+def for_exporters(
+    source: Source, result: Source, done: Done, own_masks: bool, every: Source | None = None, **told: Any
+) -> Exported:
     """What exporters are given of an image and its result. ``own_masks``: whether those of a detector are on the result's grid;
     ``told``: the other fields, the same for each plane. What is known of the objects of several planes is fetched for one plane
     at a time."""
@@ -155,7 +157,8 @@ def for_exporters(source: Source, result: Source, done: Done, own_masks: bool, *
         objects = done.found[plane]() if done.found else None
         if objects and not own_masks:
             objects = replace(objects, masks=None)
-        return Exported(View(source, plane), View(result, plane), objects=objects, plane=positions[plane], **told)
+        seen = View(every, plane) if every else None
+        return Exported(View(source, plane), View(result, plane), objects=objects, plane=positions[plane], every=seen, **told)
 
     if len(positions) == 1:
         return replace(one(0), frames=done.frames)

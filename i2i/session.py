@@ -30,7 +30,7 @@ from i2i.formats.resample import at_size, level_for, resampled
 from i2i.formats.views import View, select
 from i2i.loading import Loader, as_trained
 from i2i.manifest import fingerprint, note_results
-from i2i.options import RunOptions
+from i2i.options import RunOptions, measured
 from i2i.pixelsize import brought_back, factors, with_pixel_size
 from i2i.planes import Done, for_exporters, kept_objects, plane_jobs, run_planes, verify_planes
 from i2i.planner import Plan, budget
@@ -71,6 +71,7 @@ class Session:
                 raise UsageError(f"{flag} {text}: expected auto or a whole number from 1")
         if not math.isfinite(self.run.pixel_size):
             raise UsageError(f"--pixel-size {self.run.pixel_size}: expected micrometres, such as 0.5")
+        measured(self.run.measure)
         if self.run.overwrite and (self.run.resume or self.run.skip_existing):
             raise UsageError("--overwrite starts again, --skip-existing and --resume keep what is there; choose one")
 
@@ -109,7 +110,8 @@ class Session:
                 level = level_for(image.spec.levels, size, self.run.level)
                 return at_size(source if level == self.run.level else self._chosen(sized, level, name)[0], size)
 
-            yield Opened(source, (image.spec.height, image.spec.width), [*image.spec.notes, *told, *warnings], at)
+            every = select(sized, self.run.level, self.run.plane or None, None, Path(name)) if self.run.channels else None
+            yield Opened(source, (image.spec.height, image.spec.width), [*image.spec.notes, *told, *warnings], at, every)
         finally:
             image.close()
 
@@ -206,7 +208,21 @@ class Session:
         disk = output_needs(spec, output, format_for_output(target, self.formats), self.run.compression)
         read = (item.path, *self.files)
         return Work(
-            item, image, source, opened.full, scaling, models, predictor, runtime, output, target, identity, disk, size, read
+            item,
+            image,
+            source,
+            opened.full,
+            scaling,
+            models,
+            predictor,
+            runtime,
+            output,
+            target,
+            identity,
+            disk,
+            size,
+            read,
+            opened.every,
         )
 
     def _check_asked(self, item: Item, predictor: Predictor, output: Output, spec: ImageSpec) -> None:
@@ -286,7 +302,8 @@ class Session:
         form = format_for_output(path, self.formats)
         files: dict[Path, Write] = {path: lambda temporary: self._write(form, temporary, result, work, plan)}
         larger = work.full[0] / whole.spec.height, work.full[1] / whole.spec.width
-        told = {"meaning": work.output.meaning, "scale": larger, "name": work.item.name}
+        told: dict[str, Any] = {"meaning": work.output.meaning, "scale": larger, "name": work.item.name}
+        told |= {"measure": measured(self.run.measure), "every": work.every}
         exported = for_exporters(work.image, whole, done, own_masks=not work.scaling, **told)
         for name, place_of in work.item.exports.items():
             files[place_of] = exporting(self._exporter(name), exported)

@@ -252,7 +252,8 @@ class Exported:
 
     ``plane``: where a stack's plane lies in its file, such as ``{"t": 0, "z": 3}``; empty for an image that is no stack.
     ``planes``: of an image of several planes, gives each as an image of one, in C order; ``objects`` are theirs then, and in
-    memory for one at a time. None for an image of one plane."""
+    memory for one at a time. None for an image of one plane. ``measure``: what ``--measure`` asks for besides; ``every``: the
+    input with all channels of its file, also those that were not chosen; None where these are all."""
 
     source: Source
     result: Source
@@ -263,6 +264,8 @@ class Exported:
     frames: Callable[[], Iterator[Array]] | None = None
     plane: Mapping[str, int] = field(default_factory=dict)
     planes: Callable[[], Iterator[Exported]] | None = None
+    measure: tuple[str, ...] = ()
+    every: Source | None = None
 
     def each(self) -> Iterator[Exported]:
         """The planes one after the other; of an image of one plane, itself."""

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from i2i.contracts import Array, Exported, Exporter, ImageSpec, Source
+from i2i.exporters import measures
 from i2i.exporters.known import known_of
 from i2i.geometry import make_grid
 
@@ -127,13 +128,13 @@ def measure(labels: Source, scale: Scale = (1, 1)) -> Iterator[tuple[float, ...]
     first = 1
     while waiting := [max(low, first) for low, high in extents if first <= high]:
         first = min(waiting)
-        measures = _Measures(first, _IDS)
+        found = _Measures(first, _IDS)
         for block in blocks:
             low, high = extents[block.index]
             if low < first + _IDS and first <= high:
                 region = block.region
-                extents[block.index] = measures.add(labels.read(region)[..., 0], region.y, region.x)
-        yield from measures.rows(spec, scale)
+                extents[block.index] = found.add(labels.read(region)[..., 0], region.y, region.x)
+        yield from found.rows(spec, scale)
         first += _IDS
 
 
@@ -148,7 +149,7 @@ def _export(path: Path, exported: Exported) -> None:
 
 
 def _columns(exported: Exported) -> list[str]:
-    columns = [*_COLUMNS, *(_MICROMETRES if exported.result.spec.pixel_size else ())]
+    columns = [*_COLUMNS, *(_MICROMETRES if exported.result.spec.pixel_size else ()), *measures.columns(exported)]
     if exported.objects is not None:
         columns[1:1] = _KNOWN
     return columns
@@ -156,13 +157,21 @@ def _columns(exported: Exported) -> list[str]:
 
 def _rows(exported: Exported) -> Iterator[tuple[object, ...]]:
     """Those of one plane."""
+    if not exported.measure:
+        yield from _plain_rows(exported)
+        return
+    for row, more in zip(_plain_rows(exported), measures.measured(exported), strict=True):
+        yield *row, *more
+
+
+def _plain_rows(exported: Exported) -> Iterator[tuple[object, ...]]:
     if exported.objects is None:
         yield from measure(exported.result, exported.scale)
         return
     known = known_of(exported.objects)
-    for number, *measures in measure(exported.result, exported.scale):
+    for number, *values in measure(exported.result, exported.scale):
         one = known(int(number))
-        yield number, one.class_name, one.score, *measures
+        yield number, one.class_name, one.score, *values
 
 
 TABLE = Exporter(

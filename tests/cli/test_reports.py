@@ -261,7 +261,7 @@ def test_a_table_of_classes_is_refused_before_anything_is_written(segment, folde
 def test_an_exporter_that_fails_leaves_no_output_behind(segment, folder, monkeypatch):
     from i2i.errors import OutputError
 
-    def fail(labels):
+    def fail(labels, scale):
         raise OutputError("a.csv: no room")
 
     monkeypatch.setattr("i2i.exporters.table.measure", fail)
