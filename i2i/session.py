@@ -208,22 +208,9 @@ class Session:
         disk = output_needs(spec, output, format_for_output(target, self.formats), self.run.compression)
         read = (item.path, *self.files)
         return Work(
-            item,
-            image,
-            source,
-            opened.full,
-            scaling,
-            models,
-            predictor,
-            runtime,
-            output,
-            target,
-            identity,
-            disk,
-            size,
-            read,
+            item, image, source, opened.full, scaling, models, predictor, runtime, output, target, identity, disk, size, read,
             opened.every,
-        )
+        )  # fmt: skip
 
     def _check_asked(self, item: Item, predictor: Predictor, output: Output, spec: ImageSpec) -> None:
         """Raises ``UsageError`` for exports and ``--verify`` that this method or result has not."""
