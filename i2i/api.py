@@ -17,11 +17,12 @@ from i2i.backends import has_bf16, pick_device, start_torch
 from i2i.begin import canvas_bytes, plan_plane
 from i2i.canvas import MemoryCanvas
 from i2i.channels import common_names, in_order
-from i2i.contracts import Array, ImageSpec, Model, Objects, Output, Predictor, Runtime, TrainingRun
+from i2i.contracts import Array, DensePredictor, ImageSpec, Model, Objects, Output, Predictor, Runtime, TrainingRun
 from i2i.engine import Job, run_job
 from i2i.engine.objects import ObjectsOutcome
 from i2i.errors import InputError, OutputError, UsageError
 from i2i.evaluation import EvalReport, evaluate
+from i2i.filters import filtered
 from i2i.finite import make_finite
 from i2i.formats.resample import at_size, resampled
 from i2i.formats.views import ArraySource
@@ -138,8 +139,10 @@ class Loaded:
         plan, _ = plan_plane(source, prepared, canvas_bytes(prepared, output), run, self.runtime)
         outcome = run_job(Job(source, prepared, output, plan, MemoryCanvas(), run.seed))
         final = brought_back(outcome.result, image.spec, prepared.footprint.scale, scaling, output.meaning)
+        if isinstance(prepared, DensePredictor) and prepared.keep.asked:
+            final, _ = filtered(final, [outcome.objects or 0], prepared.keep)
         result = final.read(final.spec.region)
-        found = replace(outcome.found, masks=None) if isinstance(outcome, ObjectsOutcome) and outcome.found else None
+        found = replace(outcome.found(), masks=None) if isinstance(outcome, ObjectsOutcome) and outcome.found else None
         return (result[..., 0] if output.channels == 1 else result), found
 
 
@@ -150,7 +153,8 @@ def _source(pixels: Array, spec: Mapping[str, Any]) -> ArraySource:
 
 
 _OF_FILES = (
-    "plane", "level", "series", "channels", "strict", "format", "compression", "overwrite", "skip_existing", "resume", "dry_run",
+    "plane", "level", "series", "channels", "measure", "strict", "format", "compression", "overwrite", "skip_existing", "resume",
+    "dry_run",
     "jobs",
 )  # fmt: skip
 

@@ -44,12 +44,14 @@ class Item:
 @dataclass(frozen=True)
 class Opened:
     """An image to be run: the pixels that were chosen, height and width of its full resolution, and the warnings so far.
-    ``at``: gives the same pixels at another height and width, of the smallest level of a pyramid that has as many."""
+    ``at``: gives the same pixels at another height and width, of the smallest level of a pyramid that has as many; ``every``: the
+    same planes and level with all channels, where some were chosen."""
 
     source: Source
     full: tuple[int, int]
     warnings: list[str]
     at: Callable[[tuple[int, int]], Source]
+    every: Source | None = None
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Work:
     """An image on its way: what is asked for, of which ``models`` (and the predictor's own parts), and the run's identity.
     ``image``: the chosen planes as they are, or at the ``size`` that the predictor works on, where that is another; ``source``:
     the same as the network sees them, ``scaling`` times as large; ``full``: height and width at full resolution; ``disk``: the
-    bytes that the output needs; ``read``: all files that the run reads."""
+    bytes that the output needs; ``read``: all files that the run reads; ``every``: as in ``Opened``."""
 
     item: Item
     image: Source
@@ -73,6 +75,7 @@ class Work:
     disk: int
     size: tuple[int, int] | None = None
     read: tuple[Path, ...] = ()
+    every: Source | None = None
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,13 @@ class ModelError(I2IError):
     """A model is absent, damaged, unsafe, or does not fit."""
 
 
+class NotFinite(ModelError):
+    """A network answers NaN or Inf: nothing can be made of that, and thresholds would take it for nothing found."""
+
+    def __init__(self, text: str = "the network answers NaN or Inf") -> None:
+        super().__init__(text)
+
+
 class PluginError(I2IError):
     """A plugin is broken, or breaks its contract."""
 

@@ -1,12 +1,12 @@
 """NaN and Inf in floating-point images: counted and refused, or read as zero. So are numbers too large to be computed with in 32
-bits, which some programs write where there are no data."""
+bits, which some programs write where there are no data. In what a network answers, NaN and Inf are an error."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from i2i.contracts import Array, Source
-from i2i.errors import InputError
+from i2i.errors import InputError, NotFinite
 from i2i.formats.views import missing_tiles
 from i2i.geometry import Region, make_grid
 
@@ -33,6 +33,14 @@ def count_unusable(source: Source) -> tuple[int, int]:
             wrong = int((~np.isfinite(pixels)).sum())
             infinite, large = infinite + wrong, large + int((~usable(pixels)).sum()) - wrong
     return infinite, large
+
+
+def require_finite(values: Array) -> None:
+    """Raises ``NotFinite`` for numbers among which one is NaN or Inf. One sum tells, unless it overflows."""
+    with np.errstate(all="ignore"):
+        total = values.sum()
+    if not np.isfinite(total) and not np.isfinite(values).all():
+        raise NotFinite
 
 
 class ZeroFilled:

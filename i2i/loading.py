@@ -13,7 +13,7 @@ from typing import Any
 
 from i2i.backends import pick_device, pick_precision, start_torch
 from i2i.channels import common_names
-from i2i.contracts import ImageSpec, Model, ModelCard, Output, Predictor, Runtime, Source, Task
+from i2i.contracts import DensePredictor, ImageSpec, Model, ModelCard, Output, Predictor, Runtime, Source, Task
 from i2i.errors import ModelError, UsageError
 from i2i.formats.views import Described, Selection
 from i2i.models import Progress, default_model, find_model, hash_file
@@ -176,14 +176,16 @@ class Loader:
         return {self._asked: "+".join(found)}
 
     def choose_output(self, predictor: Predictor) -> Output:
-        """The kind of result asked for, the predictor's first by default. Raises ``UsageError``."""
-        if not self.run.as_:
-            return predictor.outputs[0]
-        for output in predictor.outputs:
-            if output.name == self.run.as_:
-                return output
-        given = ", ".join(output.name for output in predictor.outputs)
-        raise UsageError(f"--as {self.run.as_}: with these options this model gives {given}")
+        """The kind of result asked for, the predictor's first by default. Raises ``UsageError``, also where objects are to be
+        left out and it has none."""
+        named = {output.name: output for output in predictor.outputs}
+        output = named.get(self.run.as_) if self.run.as_ else predictor.outputs[0]
+        if output is None:
+            raise UsageError(f"--as {self.run.as_}: with these options this model gives {', '.join(named)}")
+        if isinstance(predictor, DensePredictor) and predictor.keep.asked and output.meaning != "labels":
+            flag = predictor.keep.asked[0].replace("_", "-")
+            raise UsageError(f"--{flag} takes labels, not {output.name}; leave it out, or choose with --as")
+        return output
 
 
 _USUAL = ("labels", "image")

@@ -85,6 +85,9 @@ TILING = "Tiling"
 ADVANCED = "Advanced"
 
 
+MEASURES = ("shape", "intensity")
+
+
 @dataclass(frozen=True)
 class RunOptions:
     """What every image command has."""
@@ -99,6 +102,9 @@ class RunOptions:
     series: str = option("", help="which image of a TIFF that holds several, from 0", panel=INPUT, metavar="N")
     plane: str = option("", help="which planes, such as z=3,t=* or z=2-5 (default: all)", panel=INPUT)
     channels: str = option("", help="which channels, by index or name: 0,2", panel=INPUT)
+    measure: str = option(
+        "", help="further columns of --csv: shape, intensity (of every channel), or both", panel=INPUT, metavar="shape,intensity"
+    )
     nan: str = option("error", help="what NaN and Inf in the input become", choices=("zero", "error"), panel=INPUT)
     pixel_size: float = option(
         0.0, help="the input's, in micrometres, if its metadata lack it", panel=INPUT, metavar="UM", minimum=0
@@ -120,6 +126,14 @@ class RunOptions:
     jobs: int = option(1, help="inputs side by side", panel=TILING, minimum=1)
     verify: int = option(0, help="recompute N windows in another tiling and compare", panel=ADVANCED, minimum=0)
     seed: int = option(0, help="of everything random", panel=ADVANCED, minimum=0)
+
+
+def measured(text: str) -> tuple[str, ...]:
+    """What ``--measure`` names. Raises ``UsageError``."""
+    names = tuple(filter(None, (part.strip() for part in text.split(","))))
+    if wrong := [name for name in names if name not in MEASURES]:
+        raise UsageError(f"--measure {text}: {wrong[0]} is none of {', '.join(MEASURES)}")
+    return names
 
 
 def merge(*options: Any) -> dict[str, Any]:

@@ -39,6 +39,8 @@ def check(
         check_compression(item.output, form, run.compression)
         for name, path in item.exports.items():
             _check_suffix(exporters[name], path)
+    if run.measure and not all("csv" in item.exports for item in items):
+        raise UsageError(f"--measure {run.measure}: is for the table; give it a file with --csv")
     _refuse_collisions(items)
     _refuse_inputs(items, files)
     folders = {path: name for item in items for name, path in item.exports.items() if exporters[name].folder}

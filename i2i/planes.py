@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from i2i.canvas import Canvas, Layer
-from i2i.contracts import Array, ImageSpec, Objects, Predictor, Source
-from i2i.engine import Job, Outcome, Progress, Snapshot, run_job
+from i2i.contracts import Array, Exported, ImageSpec, ObjectFilter, Objects, Predictor, Source
+from i2i.engine import Job, Progress, Snapshot, run_job
 from i2i.engine.objects import ObjectsOutcome
+from i2i.filters import filtered
 from i2i.formats.views import View
 from i2i.geometry import Region
 from i2i.verify import verify
@@ -69,7 +71,8 @@ class PlaneResults:
 @dataclass(frozen=True)
 class Done:
     """What all planes gave. ``objects``: of all planes, and ``most`` the highest label of one; None where there are none.
-    ``found``: what a detector knows of the objects of an image of one plane; ``frames``: the pictures for an animation of one."""
+    ``by_plane``: the objects of each of several planes, by its name; ``found``: of each plane what gives all that a detector
+    knows of its objects; ``frames``: the pictures for an animation of an image of one plane."""
 
     result: Source
     objects: int | None
@@ -77,7 +80,8 @@ class Done:
     computed: int
     reused: int
     warnings: list[str]
-    found: Objects | None = None
+    by_plane: Mapping[str, int] = field(default_factory=dict)
+    found: Sequence[Callable[[], Objects]] = ()
     frames: Callable[[], Iterator[Array]] | None = None
 
 
@@ -89,6 +93,12 @@ def plane_names(spec: ImageSpec) -> tuple[str, ...]:
     for axis, length in spec.planes:
         names = [f"{name},{axis}={i}".lstrip(",") for name in names for i in range(length)]
     return tuple(names)
+
+
+def plane_positions(spec: ImageSpec) -> list[dict[str, int]]:
+    """Where each plane lies in the image's file, such as ``{"t": 0, "z": 3}``; of a file of one plane ``{}``."""
+    parts = [[part.partition("=") for part in name.split(",") if part] for name in plane_names(spec)]
+    return [dict(spec.chosen) | {axis: int(number) for axis, _, number in each} for each in parts]
 
 
 def plane_jobs(
@@ -115,20 +125,13 @@ def _named(progress: Progress, name: str) -> Progress:
     return lambda stage, share: progress(f"{name} {stage}", share)
 
 
-def _run_plane(job: Job, alone: bool) -> Outcome:
-    """What is known of the objects of many planes would fill the memory, and is for exporters, which take one plane."""
-    outcome = run_job(job)
-    if isinstance(outcome, ObjectsOutcome) and not alone:
-        outcome.found = None
-    return outcome
-
-
 def run_planes(jobs: Sequence[Job], spec: ImageSpec) -> Done:
     """Do all planes of an image of ``spec``, one after the other. Their results lie along its axes."""
-    outcomes = [_run_plane(job, len(jobs) == 1) for job in jobs]
+    outcomes = [run_job(job) for job in jobs]
     counts = [outcome.objects for outcome in outcomes if outcome.objects is not None]
     of_detectors = [outcome for outcome in outcomes if isinstance(outcome, ObjectsOutcome)]
-    named = zip(plane_names(spec), outcomes, strict=True)
+    names = plane_names(spec)
+    named = zip(names, outcomes, strict=True)
     return Done(
         result=PlaneResults([outcome.result for outcome in outcomes], spec.planes),
         objects=sum(counts) if counts else None,
@@ -136,9 +139,39 @@ def run_planes(jobs: Sequence[Job], spec: ImageSpec) -> Done:
         computed=sum(outcome.computed for outcome in outcomes),
         reused=sum(outcome.reused for outcome in outcomes),
         warnings=[f"{name}: {text}".lstrip(": ") for name, outcome in named for text in outcome.warnings],
-        found=of_detectors[0].found if of_detectors else None,
+        by_plane=dict(zip(names, counts, strict=True)) if counts and len(jobs) > 1 else {},
+        found=[outcome.found for outcome in of_detectors if outcome.found],
         frames=outcomes[0].frames,
     )
+
+
+def for_exporters(
+    source: Source, result: Source, done: Done, own_masks: bool, every: Source | None = None, **told: Any
+) -> Exported:
+    """What exporters are given of an image and its result. ``own_masks``: whether those of a detector are on the result's grid;
+    ``told``: the other fields, the same for each plane. What is known of the objects of several planes is fetched for one plane
+    at a time."""
+    positions = plane_positions(source.spec)
+
+    def one(plane: int) -> Exported:
+        objects = done.found[plane]() if done.found else None
+        if objects and not own_masks:
+            objects = replace(objects, masks=None)
+        seen = View(every, plane) if every else None
+        return Exported(View(source, plane), View(result, plane), objects=objects, plane=positions[plane], every=seen, **told)
+
+    if len(positions) == 1:
+        return replace(one(0), frames=done.frames)
+    return Exported(source, result, planes=lambda: map(one, range(len(positions))), **told)
+
+
+def kept_objects(done: Done, rule: ObjectFilter) -> Done:
+    """The same with the objects that the rule keeps, in each plane by itself; their numbers are consecutive again."""
+    if not rule.asked or done.objects is None:
+        return done
+    result, counts = filtered(done.result, list(done.by_plane.values()) or [done.objects], rule)
+    by_plane = dict(zip(done.by_plane, counts, strict=True)) if done.by_plane else {}
+    return replace(done, result=result, objects=sum(counts), most=max(counts), by_plane=by_plane)
 
 
 def verify_planes(jobs: Sequence[Job], count: int) -> float:

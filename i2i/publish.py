@@ -104,13 +104,13 @@ def _holds(form: Format, spec: ImageSpec) -> bool:
 
 
 def check_export(exporter: Exporter, predictor: Predictor, output: Output, planes: tuple[tuple[str, int], ...]) -> None:
-    """Raises ``UsageError`` for a kind of result that the exporter does not take, for several planes (it takes one), and for
+    """Raises ``UsageError`` for a kind of result that the exporter does not take, for several planes where it takes one, and for
     pictures on the way of a method that has none."""
     if exporter.frames and predictor.kind != "image":
         raise UsageError(f"--{exporter.name}: shows the steps to a result, and this one is made in one pass; leave it out")
     if output.meaning not in exporter.meanings:
         raise UsageError(f"--{exporter.name} takes {' or '.join(exporter.meanings)}, not {output.name}; choose with --as")
-    if planes:
+    if planes and not exporter.planes:
         one = ",".join(f"{axis}=0" for axis, _ in planes)
         raise UsageError(f"--{exporter.name} takes one plane; choose one, such as --plane {one}")
 

@@ -25,8 +25,9 @@ class RunReport:
     None where there are none. ``plan``: what
     :func:`plan_of` says, in a dry run also the ``seconds`` expected. ``blocks_computed``: of all stages together;
     ``blocks_reused``: those that the journal of a killed run named. ``verified``: the largest difference that ``--verify`` found,
-    as a share of the output's range. ``seconds``: by phase. ``objects``: of all planes, None where there are none. ``planes``:
-    how many there are. ``resampled``: how many times as high and wide the network saw the image, where its pixel size is not the
+    as a share of the output's range. ``seconds``: by phase. ``objects``: of all planes, None where there are none;
+    ``objects_by_plane``: of each of several planes, by its name, such as ``t=0,z=3``. ``planes``: how many there are.
+    ``resampled``: how many times as high and wide the network saw the image, where its pixel size is not the
     model's. ``size``: height and width that the method works on and gives, where they are not the input's own. ``notes``: what
     cost time or room and changed nothing, unlike ``warnings``. ``options``: those of the task and of every run that are not the
     defaults, by their names in ``--config``; the seed of each of several results.
@@ -47,6 +48,7 @@ class RunReport:
     blocks_computed: int = 0
     blocks_reused: int = 0
     objects: int | None = None
+    objects_by_plane: Mapping[str, int] = field(default_factory=dict)
     verified: float | None = None
     exports: Mapping[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)

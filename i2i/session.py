@@ -20,10 +20,10 @@ from i2i.backends import TOLERANCE
 from i2i.begin import Begun, Computed, Item, Opened, Work, begin, result_spec
 from i2i.canvas import partial_folder
 from i2i.channels import in_order, unlike
-from i2i.contracts import Exported, Exporter, Format, ImageSpec, Metadata, Model, Output, Predictor, Source, Task
+from i2i.contracts import DensePredictor, Exporter, Format, ImageSpec, Metadata, Model, Output, Predictor, Source, Task
 from i2i.disk import full_disk_told, output_needs
 from i2i.engine import Job, Progress
-from i2i.errors import InputError, ModelError, OutputError, UsageError
+from i2i.errors import InputError, ModelError, NotFinite, OutputError, UsageError
 from i2i.files import is_one_of
 from i2i.finite import make_finite, plan_finite
 from i2i.formats import format_for_output, open_image
@@ -31,9 +31,9 @@ from i2i.formats.resample import at_size, level_for, resampled
 from i2i.formats.views import View, one_series, select
 from i2i.loading import Loader, as_trained
 from i2i.manifest import fingerprint, note_results
-from i2i.options import RunOptions, given
+from i2i.options import RunOptions, given, measured
 from i2i.pixelsize import brought_back, factors, with_pixel_size
-from i2i.planes import Done, plane_jobs, run_planes, verify_planes
+from i2i.planes import Done, for_exporters, kept_objects, plane_jobs, run_planes, verify_planes
 from i2i.planner import Plan, budget
 from i2i.publish import (
     Write,
@@ -73,6 +73,7 @@ class Session:
                 raise UsageError(f"{flag} {text}: expected auto or a whole number from 1")
         if not math.isfinite(self.run.pixel_size):
             raise UsageError(f"--pixel-size {self.run.pixel_size}: expected micrometres, such as 0.5")
+        measured(self.run.measure)
         if self.run.overwrite and (self.run.resume or self.run.skip_existing):
             raise UsageError("--overwrite starts again, --skip-existing and --resume keep what is there; choose one")
 
@@ -115,7 +116,8 @@ class Session:
                 level = level_for(image.spec.levels, size, self.run.level)
                 return at_size(source if level == self.run.level else self._chosen(sized, level, name)[0], size)
 
-            yield Opened(source, (image.spec.height, image.spec.width), [*image.spec.notes, *told, *warnings], at)
+            every = select(sized, self.run.level, self.run.plane or None, None, Path(name)) if self.run.channels else None
+            yield Opened(source, (image.spec.height, image.spec.width), [*image.spec.notes, *told, *warnings], at, every)
         finally:
             image.close()
 
@@ -164,13 +166,21 @@ class Session:
 
     def _compute(self, work: Work, jobs: list[Job], result: RunReport, clock: reports.Clock) -> Done:
         """Compute and verify, and report it."""
-        done = run_planes(jobs, work.source.spec)
+        try:
+            done = run_planes(jobs, work.source.spec)
+        except NotFinite as error:
+            raise ModelError(f"{work.item.name}: {result.model or self.task.name}: {error}") from error
+        spec, scale = work.image.spec, work.predictor.footprint.scale
+        done = replace(done, result=brought_back(done.result, spec, scale, work.scaling, work.output.meaning))
+        if isinstance(work.predictor, DensePredictor):
+            done = kept_objects(done, work.predictor.keep)
         clock.lap("compute")
         result.verified = self._verify(jobs)
         clock.lap("verify")
         result.warnings += [*done.warnings, *reports.read_as_zeros(work.image)]
         self._refuse_warnings(result.warnings, work.item.name)
         result.blocks_computed, result.blocks_reused, result.objects = done.computed, done.reused, done.objects
+        result.objects_by_plane = done.by_plane
         return done
 
     def _finish(self, work: Work, begun: Begun, done: Done, result: RunReport, clock: reports.Clock) -> None:
@@ -208,8 +218,9 @@ class Session:
         disk = output_needs(spec, output, format_for_output(target, self.formats), self.run.compression)
         read = (item.path, *self.files)
         return Work(
-            item, image, source, opened.full, scaling, models, predictor, runtime, output, target, identity, disk, size, read
-        )
+            item, image, source, opened.full, scaling, models, predictor, runtime, output, target, identity, disk, size, read,
+            opened.every,
+        )  # fmt: skip
 
     def _check_asked(self, item: Item, predictor: Predictor, output: Output, spec: ImageSpec) -> None:
         """Raises ``UsageError`` for exports and ``--verify`` that this method or result has not."""
@@ -288,15 +299,15 @@ class Session:
 
     def _publish(self, work: Work, plan: Plan, done: Done) -> Path:
         """Write the result and the exports, all or none. Returns the result's path, whose suffix may have had to change."""
-        scale = work.predictor.footprint.scale
-        whole = brought_back(done.result, work.image.spec, scale, work.scaling, work.output.meaning)
+        whole = done.result
         result = narrow_labels(whole, done.most) if work.output.meaning == "labels" else whole
         path = self._place(work.item, result.spec)
         form = format_for_output(path, self.formats)
         files: dict[Path, Write] = {path: lambda temporary: self._write(form, temporary, result, work, plan)}
         larger = work.full[0] / whole.spec.height, work.full[1] / whole.spec.width
-        found = replace(done.found, masks=None) if done.found and work.scaling else done.found
-        exported = Exported(View(work.image), whole, work.output.meaning, larger, found, work.item.name, done.frames)
+        told: dict[str, Any] = {"meaning": work.output.meaning, "scale": larger, "name": work.item.name}
+        told |= {"measure": measured(self.run.measure), "every": work.every}
+        exported = for_exporters(work.image, whole, done, own_masks=not work.scaling, **told)
         for name, place_of in work.item.exports.items():
             files[place_of] = exporting(self._exporter(name), exported)
         if plan.canvas == "disk":

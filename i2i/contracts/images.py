@@ -25,7 +25,8 @@ class ImageSpec:
     each resolution, full size first; empty means one. ``notes``: what the reader had to assume; each becomes a warning.
     ``remarks``: what it does that costs time or room and changes no pixel: shown, and no warning.
     ``plane_names``: of each plane in C order, such as ``z=3``, where they do not count from 0: of an image of which some were
-    chosen. ``tiling``: height and width of the tiles, strips or chunks that the file stores, where it has any. ``rgb``: whether
+    chosen. ``chosen``: the axes of which one plane was chosen, and its number in the file. ``tiling``: height and width of the
+    tiles, strips or chunks that the file stores, where it has any. ``rgb``: whether
     three channels are red, green and blue, as far as the file tells; None: it does not, or they are not three. ``steps``: how
     far apart the planes of an axis are: of ``z`` in micrometres, of ``t`` in seconds, where that is known. ``name``: what the
     file calls the image. ``profile``: the ICC profile of its colours, if it has one that is for its channels. ``dpi``: dots for
@@ -51,6 +52,7 @@ class ImageSpec:
     profile: bytes = field(default=b"", repr=False)
     dpi: tuple[float, float] | None = None
     channel_colours: tuple[str, ...] = ()
+    chosen: tuple[tuple[str, int], ...] = ()
 
     @property
     def region(self) -> Region:

@@ -251,7 +251,12 @@ class Exported:
     of a pixel of the result in pixels of the input's full resolution, which is not 1 where another level was run, or where the
     method works at another size: the input is given at that size then. ``objects``: where the result is of a detector. ``name``:
     of the input, as the user knows it. ``frames``: gives the pictures on the way of an iterative method, (H, W, C) uint8, in the
-    order of the steps, each time from the first; None where no exporter that is asked for takes any."""
+    order of the steps, each time from the first; None where no exporter that is asked for takes any.
+
+    ``plane``: where a stack's plane lies in its file, such as ``{"t": 0, "z": 3}``; empty for an image that is no stack.
+    ``planes``: of an image of several planes, gives each as an image of one, in C order; ``objects`` are theirs then, and in
+    memory for one at a time. None for an image of one plane. ``measure``: what ``--measure`` asks for besides; ``every``: the
+    input with all channels of its file, also those that were not chosen; None where these are all."""
 
     source: Source
     result: Source
@@ -260,6 +265,19 @@ class Exported:
     objects: Objects | None = None
     name: str = ""
     frames: Callable[[], Iterator[Array]] | None = None
+    plane: Mapping[str, int] = field(default_factory=dict)
+    planes: Callable[[], Iterator[Exported]] | None = None
+    measure: tuple[str, ...] = ()
+    every: Source | None = None
+
+    def each(self) -> Iterator[Exported]:
+        """The planes one after the other; of an image of one plane, itself."""
+        return iter((self,)) if self.planes is None else self.planes()
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Those along which its several planes lie, outermost first."""
+        return () if self.planes is None else tuple(axis for axis, _ in self.result.spec.planes)
 
 
 @dataclass(frozen=True)
@@ -267,7 +285,8 @@ class Exporter:
     """A further file from the same run: the option ``--<name> FILE``. ``meanings``: of the results that it takes;
     ``suffixes``: those that FILE may have, any by default. ``folder``: it writes a folder, ``--<name> DIR``:
     ``export`` is given an empty one, and ``suffix`` is "" then. ``frames``: it takes the pictures on the way of an iterative
-    method, and is refused for any other."""
+    method, and is refused for any other. ``planes``: it takes images of several planes (:meth:`Exported.each`), and is refused
+    for them else."""
 
     name: str
     suffix: str
@@ -277,3 +296,4 @@ class Exporter:
     suffixes: tuple[str, ...] = ()
     folder: bool = False
     frames: bool = False
+    planes: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
@@ -30,6 +30,21 @@ class LabelRule:
     border: int | None = None
     dilate: int = 0
     min_area: int = 0
+
+
+@dataclass(frozen=True)
+class ObjectFilter:
+    """Which objects of a result that means labels stay: those of ``min_area`` pixels of the result or more, of ``max_area`` at
+    the most (0: any), and with ``clear_border`` those that have no pixel at the image's edge."""
+
+    min_area: int = 0
+    max_area: int = 0
+    clear_border: bool = False
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The names of the fields that leave something out."""
+        return tuple(item.name for item in fields(self) if getattr(self, item.name))
 
 
 @dataclass(frozen=True)
@@ -144,6 +159,8 @@ class DensePredictor(Predictor):
     kind = "dense"
     label_rule: LabelRule | None = None
     """How an output that means labels is made from the output ``classes``; without one, labels are not offered."""
+    keep: ObjectFilter = ObjectFilter()
+    """Which objects of labels stay: the user's wish, where the label rule is the model's."""
     positions: bool = False
     """Whether the network sees, in two channels behind those of the image, the row and the column of each pixel: for what is to
     be random, and yet the same in every tile."""

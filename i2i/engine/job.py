@@ -12,6 +12,7 @@ from i2i.backends import compile_network
 from i2i.canvas import Canvas, Layer, layer_spec
 from i2i.contracts import Array, DensePredictor, ImagePredictor, Output, Predictor, Source
 from i2i.errors import PluginError
+from i2i.finite import require_finite
 from i2i.geometry import Block, Grid
 from i2i.planner import Plan
 from i2i.stitch import Pixels
@@ -105,7 +106,9 @@ def layer(job: Job, name: str, channels: int, dtype: str, names: tuple[str, ...]
 
 
 def convert(predictor: DensePredictor | ImagePredictor, raw: Pixels, output: Output) -> Array:
-    """Raw output as ``output`` declares it. Raises ``PluginError`` when the predictor gives another shape or dtype."""
+    """Raw output as ``output`` declares it. Raises ``NotFinite``, and ``PluginError`` when the predictor gives another shape or
+    dtype."""
+    require_finite(raw)
     pixels = predictor.convert(raw, output)
     if pixels.shape != (*raw.shape[:2], output.channels) or pixels.dtype != output.dtype:
         given = f"{pixels.shape} {pixels.dtype}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -13,6 +13,7 @@ from i2i.backends import run_batch
 from i2i.contracts import Array, InstancePredictor, Instances, Objects, Source
 from i2i.engine.dense import read_windows, windows_ahead
 from i2i.engine.job import Job, Outcome, Todo, each_block, label_layer, stored
+from i2i.finite import require_finite
 from i2i.geometry import Block, Grid
 from i2i.instances import (
     Candidates,
@@ -35,9 +36,10 @@ _PARTS = 16
 
 @dataclass
 class ObjectsOutcome(Outcome):
-    """What a detector's run did. ``objects``: how many are seen in the result; ``found``: all, whose ids end at ``highest``."""
+    """What a detector's run did. ``objects``: how many are seen in the result; ``found``: gives all, whose ids end at
+    ``highest``, from what the canvas keeps: those of many planes at once would fill the memory."""
 
-    found: Objects | None = None
+    found: Callable[[], Objects] | None = None
     highest: int = 0
 
 
@@ -58,6 +60,8 @@ def compute_objects(
         seen = read_windows(source, predictor, tiles) if windows is None else next(windows)
         found: list[Instances] = run_batch(predictor, seen, plan.runtime)
         for tile, objects in zip(tiles, found, strict=True):
+            require_finite(objects.boxes)
+            require_finite(objects.scores)
             number = grid.rows.at(tile.core.y) * grid.columns.count + grid.columns.at(tile.core.x)
             parts.append(select_candidates(objects, tile, image, grid.rows.halo, number))
             beyond.append(objects.beyond)
@@ -122,15 +126,25 @@ def run_instances(job: Job) -> ObjectsOutcome:
     outcome = ObjectsOutcome(job.source)
     _detect(job, outcome, predictor)
     _merge(job, outcome, predictor)
-    kept = [stored(job, "objects", block) for block in range(grid.block_count)]
-    beyond, full = (sum(int(one[name]) for one in kept) for name in ("beyond", "full"))
-    catalogue = make_catalogue(grid, [Finished.of_arrays(one) for one in kept])
-    del kept
-    fetch = partial(_fetch, job)
-    outcome.objects, outcome.highest = _draw(job, outcome, catalogue, fetch), len(catalogue)
-    outcome.found = Objects(predictor.class_names, catalogue.scores, catalogue.classes, partial(catalogue.masks, fetch))
+    counts = [stored(job, "objects", block) for block in range(grid.block_count)]
+    beyond, full = (sum(int(one[name]) for one in counts) for name in ("beyond", "full"))
+    del counts
+    catalogue = _catalogue(job)
+    outcome.objects, outcome.highest = _draw(job, outcome, catalogue, partial(_fetch, job)), len(catalogue)
+    outcome.found = partial(_found, job, predictor.class_names)
     outcome.warnings += _warnings(catalogue.incomplete, beyond, full)
     return outcome
+
+
+def _catalogue(job: Job) -> Catalogue:
+    """Of the objects that the stage ``merge`` finished."""
+    grid = job.grid
+    return make_catalogue(grid, [Finished.of_arrays(stored(job, "objects", block)) for block in range(grid.block_count)])
+
+
+def _found(job: Job, class_names: Mapping[int, str]) -> Objects:
+    catalogue = _catalogue(job)
+    return Objects(class_names, catalogue.scores, catalogue.classes, partial(catalogue.masks, partial(_fetch, job)))
 
 
 def _fetch(job: Job, block: int) -> Packed:

@@ -1,4 +1,5 @@
-"""The objects as COCO JSON: one image, its categories, and an annotation a line, by id, with a run-length encoded mask.
+"""The objects as COCO JSON: one image, its categories, and an annotation a line, by id, with a run-length encoded mask. Each of
+several planes is an image, and ids count on from one to the next; ``label`` is that in the label image then.
 
 Masks and boxes are on the pixels of the image at its full resolution. The mask is the object's own where a detector gives
 it, so that masks may overlap; else its pixels in the label image. Objects without a pixel in the label image are left out.
@@ -19,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from i2i.contracts import Exported, Exporter, Objects
-from i2i.exporters.known import OwnMask, class_name, known_of, own_masks
+from i2i.exporters.known import OwnMask, class_name, known_of, own_masks, plane_tag
 from i2i.exporters.outlines import Outline, find_outlines
 from i2i.version import __version__
 
@@ -48,35 +49,53 @@ def write_coco(path: Path, exported: Exported) -> None:
     """Write the objects of a label image (H, W, 1). Where its pixels are larger than those of the image (``exported.scale``),
     masks are drawn on the image's; where they are smaller, the label image is taken for the image. Memory is bounded as that
     of :func:`i2i.exporters.outlines.find_outlines`, or by the own masks that come at a time, and by the largest outline."""
-    spec, objects, known = exported.result.spec, exported.objects, known_of(exported.objects)
+    spec = exported.result.spec
     tall, wide = (max(1.0, factor) for factor in exported.scale)
     size = math.floor(spec.height * tall + 0.5), math.floor(spec.width * wide + 0.5)
     with path.open("w", newline="\n", encoding="ascii") as stream:
         stream.write(_head(exported, size))
-        separator = "\n"
-        for shape in _shapes(exported):
-            category = 1 if objects is None else int(objects.classes[shape.number - 1])
-            annotation = _annotation(shape.scaled(tall, wide), size, category)
-            score = known(shape.number).score
-            stream.write(separator + _text(annotation if score is None else annotation | {"score": score}))
-            separator = ",\n"
+        separator, before = "\n", 0
+        for image, one in enumerate(exported.each(), 1):
+            objects, known, last = one.objects, known_of(one.objects), 0
+            for shape in _shapes(one):
+                last = shape.number
+                category = 1 if objects is None else int(objects.classes[last - 1])
+                annotation = _annotation(shape.scaled(tall, wide), size, category)
+                if exported.planes:
+                    annotation |= {"id": before + last, "image_id": image, "label": last}
+                score = known(last).score
+                stream.write(separator + _text(annotation if score is None else annotation | {"score": score}))
+                separator = ",\n"
+            before += last
         stream.write("\n]}\n")
 
 
 def _head(exported: Exported, size: tuple[int, int]) -> str:
-    """All before the annotations, a line each. ``file_name`` is without folders, as COCO has it."""
-    image = {"id": 1, "file_name": PurePath(exported.name).name, "height": size[0], "width": size[1]}
+    """All before the annotations, a line each."""
     info = {"description": "objects found by i2i", "version": __version__}
-    categories = [{"id": number, "name": name} for number, name in _categories(exported.objects)]
-    return f'{{"info":{_text(info)},\n"images":[{_text(image)}],\n"categories":{_text(categories)},\n"annotations":['
+    images, named = [], dict[int, str]()
+    for number, one in enumerate(exported.each(), 1):
+        images.append({"id": number, **_file(exported, one), "height": size[0], "width": size[1]})
+        named |= _categories(one.objects)
+    categories = [{"id": number, "name": named[number]} for number in sorted(named)]
+    return f'{{"info":{_text(info)},\n"images":{_text(images)},\n"categories":{_text(categories)},\n"annotations":['
 
 
-def _categories(objects: Objects | None) -> list[tuple[int, str]]:
-    """Numbers and names: all that the detector knows, whether found or not, but for the gaps of COCO's numbers."""
+def _file(exported: Exported, one: Exported) -> dict[str, object]:
+    """``file_name`` is without folders, as COCO has it, and tells which of several planes it is: that of a file, were the plane
+    in one of its own."""
+    name = PurePath(exported.name)
+    if exported.planes is None:
+        return {"file_name": name.name}
+    return {"file_name": f"{name.stem}-{plane_tag(one.plane)}{name.suffix}", "plane": dict(one.plane)}
+
+
+def _categories(objects: Objects | None) -> dict[int, str]:
+    """Names by numbers: all that the detector knows, whether found or not, but for the gaps of COCO's numbers."""
     if objects is None:
-        return [(1, "object")]
+        return {1: "object"}
     named = {number for number, name in objects.class_names.items() if name != _NO_CLASS}
-    return [(number, class_name(objects, number)) for number in sorted(named | set(np.unique(objects.classes).tolist()))]
+    return {number: class_name(objects, number) for number in named | set(np.unique(objects.classes).tolist())}
 
 
 def _shapes(exported: Exported) -> Iterator[_Shape]:
@@ -168,4 +187,5 @@ COCO = Exporter(
     summary="the objects as COCO JSON: masks (RLE), boxes, classes, scores",
     export=write_coco,
     suffixes=(".json",),
+    planes=True,
 )

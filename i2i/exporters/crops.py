@@ -1,7 +1,8 @@
 """Each object as a picture of its own, cut out of the input with a margin, and its mask of the same size.
 
 ``DIR/images/12.png`` and ``DIR/masks/12.png`` are of the object 12. Where a detector knows several classes, they are in folders
-of these names. From id 10,000 on, ten thousand ids are in a folder, ``10000/10012.png``.
+of these names. From id 10,000 on, ten thousand ids are in a folder, ``10000/10012.png``. Each of several planes has a folder of
+its own, ``DIR/images/t0-z3/12.png``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from i2i.contracts import Array, Exported, Exporter, ImageSpec, Metadata, Objects, Source
-from i2i.exporters.known import Known, OwnMask, known_of, own_masks
+from i2i.exporters.known import Known, OwnMask, known_of, own_masks, plane_tag
 from i2i.exporters.table import measure
 from i2i.formats import raster_write, tiff_write
 from i2i.geometry import Region
@@ -98,13 +99,19 @@ def write_crops(folder: Path, exported: Exported) -> None:
     """Write into the empty ``folder`` a picture and a mask of each object of a label image (H, W, 1), by the parts of the image
     in which they begin. uint8 of 1 or 3 channels is PNG, all else TIFF. Files are written piece by piece: memory is bounded as
     that of the table, or by the own masks that come at a time."""
+    for one in exported.each():
+        _write_plane(folder, one, f"{plane_tag(one.plane)}/" if exported.planes else "")
+
+
+def _write_plane(folder: Path, exported: Exported, inside: str) -> None:
     scale = max(1, exported.result.spec.height // exported.source.spec.height)
     known = known_of(exported.objects)
     for cut in _cuts(exported, scale):
         one = known(cut.number)
-        name = f"{_class_folder(exported.objects, one)}{_number_folder(cut.number)}{cut.number}"
+        name = f"{inside}{_class_folder(exported.objects, one)}{_number_folder(cut.number)}{cut.number}"
         region = _with_margin(cut.box, scale, exported.source.spec.region)
         record = {"program": f"i2i {__version__}", "object": cut.number, "top": region.y, "left": region.x, **asdict(one)}
+        record |= exported.plane
         _write(folder / "images" / name, _Window(exported.source, region), Metadata("image", record, ""))
         _write(folder / "masks" / name, _Mask(exported.result, cut, region, scale), Metadata("labels", record, ""))
 
@@ -162,4 +169,5 @@ CROPS = Exporter(
     summary="each object cut out of the input, DIR/images, and its mask, DIR/masks",
     export=write_crops,
     folder=True,
+    planes=True,
 )

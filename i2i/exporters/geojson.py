@@ -1,7 +1,11 @@
 """The objects as GeoJSON polygons that QuPath (0.4 and later) opens: one feature a line, by id.
 
 Coordinates are pixels, x before y, along the edges of pixels: the top left pixel covers 0 .. 1. Outer rings are
-counter-clockwise as RFC 7946 has it, where y points up; on an image, where y points down, they run clockwise.
+counter-clockwise as RFC 7946 has it, where y points up; on an image, where y points down, they run clockwise. So centroids in
+pixels are 0.5 more than those of the table, where integers are the centres of pixels; micrometres are the same.
+
+The plane of a stack is where QuPath has it, in the geometry: ``"plane": {"c": -1, "z": 3, "t": 0}``, all channels. Pages that the
+file does not name are its t, as Bio-Formats counts them. QuPath has no other axes: the property ``plane`` names them all.
 """
 
 from __future__ import annotations
@@ -9,8 +13,9 @@ from __future__ import annotations
 import json
 import uuid
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +28,7 @@ from i2i.pictures import colours
 _POINTS = 2**14
 """Written at a time."""
 Scale = tuple[float, float]
+Plane = Mapping[str, int]
 _NOTHING = known_of(None)
 
 
@@ -30,21 +36,31 @@ def write_geojson(path: Path, labels: Source, known: Callable[[int], Known] = _N
     """Write the objects of a label image (H, W, 1) as a feature collection. ``known``: of the object with an id. ``scale``: how
     many pixels of the image on which they are to be drawn a pixel of ``labels`` is high and wide, where that image is a
     larger one. Memory is bounded as that of :func:`i2i.exporters.outlines.find_outlines`."""
+    _write(path, _features(labels, known, scale, {}))
+
+
+def _write(path: Path, features: Iterable[Iterator[str]]) -> None:
     with path.open("w", newline="\n", encoding="ascii") as stream:
         stream.write('{"type":"FeatureCollection","features":[')
         separator = "\n"
-        for outline in find_outlines(labels):
+        for pieces in features:
             stream.write(separator)
-            properties = _properties(outline, known(outline.number), labels.spec.pixel_size, scale)
-            stream.writelines(_feature(outline, properties, scale))
+            stream.writelines(pieces)
             separator = ",\n"
         stream.write("\n]}\n")
 
 
-def _feature(outline: Outline, properties: Mapping[str, object], scale: Scale) -> Iterator[str]:
+def _features(labels: Source, known: Callable[[int], Known], scale: Scale, plane: Plane) -> Iterator[Iterator[str]]:
+    """Those of the objects of one plane, each in pieces."""
+    for outline in find_outlines(labels):
+        properties = _properties(outline, known(outline.number), labels.spec.pixel_size, scale)
+        yield _feature(outline, properties | ({"plane": plane} if plane else {}), scale, plane)
+
+
+def _feature(outline: Outline, properties: Mapping[str, object], scale: Scale, plane: Plane) -> Iterator[str]:
     """The text of a feature, in pieces of bounded length."""
     x, y = outline.parts[0][0][0].tolist()
-    name = f"{outline.number} {outline.area} {x} {y}"
+    name = " ".join(map(str, (outline.number, outline.area, x, y, *(f"{axis}{at}" for axis, at in plane.items()))))
     head = {"type": "Feature", "id": str(uuid.uuid5(uuid.NAMESPACE_OID, name)), "properties": properties}
     yield _text(head)[:-1]
     several = len(outline.parts) > 1
@@ -57,7 +73,10 @@ def _feature(outline: Outline, properties: Mapping[str, object], scale: Scale) -
             yield from _ring(ring, scale)
             yield "]"
         yield "]"
-    yield "]" * several + "}}"
+    yield "]" * several
+    if plane:
+        yield f',"plane":{_text({"c": -1, "z": plane.get("z", 0), "t": plane.get("t", plane.get("page", 0))})}'
+    yield "}}"
 
 
 def _ring(points: Points, scale: Scale) -> Iterator[str]:
@@ -112,7 +131,9 @@ def _text(value: object) -> str:
 
 
 def _export(path: Path, exported: Exported) -> None:
-    write_geojson(path, exported.result, known_of(exported.objects), exported.scale)
+    planes = exported.each()
+    parts = (_features(one.result, known_of(one.objects), one.scale, dict(one.plane)) for one in planes)
+    _write(path, chain.from_iterable(parts))
 
 
 GEOJSON = Exporter(
@@ -121,4 +142,5 @@ GEOJSON = Exporter(
     summary="the outlines of the objects as GeoJSON polygons, for QuPath",
     export=_export,
     suffixes=(".geojson", ".json"),
+    planes=True,
 )

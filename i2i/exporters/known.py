@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,6 +46,11 @@ def known_of(objects: Objects | None) -> Callable[[int], Known]:
 def class_name(objects: Objects, kind: int) -> str:
     """The name of a class, which is its number where it has none."""
     return objects.class_names.get(kind) or str(kind)
+
+
+def plane_tag(plane: Mapping[str, int]) -> str:
+    """Where a plane lies, for names of files: such as ``t0-z3``."""
+    return "-".join(f"{axis}{number}" for axis, number in plane.items())
 
 
 def own_masks(objects: Objects, labels: Source) -> Iterator[list[OwnMask]]:

@@ -1,4 +1,5 @@
-"""A picture of the result over its input, at most 2048 pixels a side."""
+"""A picture of the result over its input, at most 2048 pixels a side. Of several planes a TIFF has a page for each, and any other
+format, which holds one picture, has them side by side, row by row in their order."""
 
 from __future__ import annotations
 
@@ -8,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from i2i.contracts import Array, Exported, Exporter, ImageSpec, Objects, Source
+from i2i.contracts import Array, Exported, Exporter, ImageSpec, Metadata, Objects, Source
 from i2i.exporters.known import known_of
+from i2i.formats import tiff_write
 from i2i.geometry import Region, round_up
 from i2i.pictures import Picture, colours, outlined, picture_of, tinted
+from i2i.version import __version__
 
 LONGEST = 2048
 _BYTES = 2**24
@@ -21,6 +24,8 @@ _LARGE = 48
 _TEXT, _PAD = 12, 2
 """Pixels of the picture: the least length of an object that has a text, the text's height, and the room around it."""
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+_PAGES = (".tif", ".tiff")
+_GAP = 2
 
 
 def reduced(source: Source, factor: int, mean: bool) -> Array:
@@ -66,12 +71,12 @@ def _counts(length: int, factor: int) -> Array:
     return np.minimum(starts + factor, length) - starts
 
 
-def draw(exported: Exported) -> Picture:
-    """Objects outlined, those of a detector with class and score; classes tinted; of a picture that became another, both side by
-    side."""
+def draw(exported: Exported, longest: int = LONGEST) -> Picture:
+    """One plane: objects outlined, those of a detector with class and score; classes tinted; of a picture that became another,
+    both side by side. No side is above ``longest`` pixels."""
     spec = exported.result.spec
     beside = exported.meaning in ("image", "probabilities")
-    factor = -(-max(spec.height, spec.width * (1 + beside)) // LONGEST)
+    factor = -(-max(spec.height, spec.width * (1 + beside)) // longest)
     result = reduced(exported.result, factor, mean=beside)
     below = _below(exported, factor, result.shape[:2])
     if beside:
@@ -139,11 +144,51 @@ def _below(exported: Exported, factor: int, shape: tuple[int, ...]) -> Picture:
     return np.asarray(Image.fromarray(below).resize((shape[1], shape[0])))
 
 
+class _Pages:
+    """The pictures of all planes as a source, of which one is in memory: the one that was read last."""
+
+    def __init__(self, exported: Exported) -> None:
+        self._planes = exported.each()
+        self._plane, self._picture = 0, draw(next(self._planes))
+        height, width, channels = self._picture.shape
+        axes = exported.result.spec.planes if exported.planes else ()
+        self.spec = ImageSpec(height, width, channels, planes=axes)
+
+    def read(self, region: Region, plane: int = 0, level: int = 0) -> Array:
+        """See :class:`i2i.contracts.Source`. No plane after a later one."""
+        while self._plane < plane:
+            self._plane, self._picture = self._plane + 1, draw(next(self._planes))
+        return self._picture[region.slices]
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def _sheet(exported: Exported) -> Picture:
+    """All planes side by side, smaller the more there are."""
+    count = exported.result.spec.plane_count
+    columns = math.isqrt(count - 1) + 1
+    longest = max(1, (LONGEST + _GAP) // columns - _GAP)
+    sheet = np.zeros((0, 0, 3), np.uint8)
+    for number, one in enumerate(exported.each()):
+        picture = draw(one, longest)
+        height, width = (length + _GAP for length in picture.shape[:2])
+        if not number:
+            sheet = np.zeros((-(-count // columns) * height - _GAP, columns * width - _GAP, 3), np.uint8)
+        y, x = number // columns * height, number % columns * width
+        sheet[y : y + picture.shape[0], x : x + picture.shape[1]] = picture
+    return sheet
+
+
 def _export(path: Path, exported: Exported) -> None:
     """In the format of the path's suffix."""
     from PIL import Image
 
-    Image.fromarray(draw(exported)).save(path, format=_FORMATS[path.suffix.lower()])
+    if path.suffix.lower() in _PAGES:
+        tiff_write.write(path, _Pages(exported), Metadata("image", {"program": f"i2i {__version__}"}, ""))
+        return
+    picture = draw(exported) if exported.planes is None else _sheet(exported)
+    Image.fromarray(picture).save(path, format=_FORMATS[path.suffix.lower()])
 
 
 OVERLAY = Exporter(
@@ -152,5 +197,6 @@ OVERLAY = Exporter(
     summary="a picture of the result over the input, at most 2048 pixels a side",
     export=_export,
     meanings=("labels", "classes", "probabilities", "image"),
-    suffixes=tuple(_FORMATS),
+    suffixes=(*_FORMATS, *_PAGES),
+    planes=True,
 )

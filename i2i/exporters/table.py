@@ -1,6 +1,11 @@
 """A table of the objects: one CSV row each, sorted by id. Objects are measured a range of ids at a time.
 
-All measures are of an object's pixels in the label image; class and score are there where a detector found it.
+All measures are of an object's pixels in the label image; class and score are there where a detector found it. Of an image of
+several planes the rows of each follow each other, and say before the id where it lies.
+
+Pixels are those of the image at its full resolution, whatever level was run: integers are their centres (the top left one's is
+0, 0), and a box goes from its first row and column to before the end, along the edges of pixels. Micrometres are counted from the
+image's top left corner, as QuPath and the GeoJSON have them: the centre of the top left pixel is half a pixel from it.
 """
 
 from __future__ import annotations
@@ -13,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from i2i.contracts import Array, Exported, Exporter, ImageSpec, Source
+from i2i.exporters import measures
 from i2i.exporters.known import known_of
 from i2i.geometry import make_grid
 
@@ -26,6 +32,7 @@ _KNOWN = ("class", "score")
 _MICROMETRES = ("area_um2", "y_um", "x_um", "top_um", "left_um", "bottom_um", "right_um")
 
 Ints = npt.NDArray[np.int64]
+Scale = tuple[float, float]
 
 
 class _Measures:
@@ -67,23 +74,32 @@ class _Measures:
             np.minimum.at(self.low[axis], places, begin.astype(np.int32))
             np.maximum.at(self.high[axis], places, end.astype(np.int32))
 
-    def rows(self, spec: ImageSpec) -> Iterator[tuple[float, ...]]:
+    def rows(self, spec: ImageSpec, scale: Scale) -> Iterator[tuple[float, ...]]:
         """See :func:`measure`."""
         places = np.flatnonzero(self.area)
         for start in range(0, len(places), _ROWS):
-            yield from self._some_rows(places[start : start + _ROWS], spec)
+            yield from self._some_rows(places[start : start + _ROWS], spec, scale)
 
-    def _some_rows(self, places: Ints, spec: ImageSpec) -> Iterator[tuple[float, ...]]:
+    def _some_rows(self, places: Ints, spec: ImageSpec, scale: Scale) -> Iterator[tuple[float, ...]]:
         area = self.area[places]
-        y, x = self.sums[:, places] / area
+        centres = self.sums[:, places] / area + 0.5  # from the corner, as the sides of the box
         box = [*self.low[:, places], *(self.high[:, places] + 1)]
-        columns = [(places + self._first).tolist(), area.tolist(), _rounded(y, 2), _rounded(x, 2)]
-        columns += [side.tolist() for side in box]
+
+        def measured(size: Scale, digits: int, corner: float) -> list[list[float]]:
+            found = [area * (size[0] * size[1]), *(centre * side - corner for centre, side in zip(centres, size, strict=True))]
+            found += [edge * side for edge, side in zip(box, size * 2, strict=True)]
+            return [_rounded(values, digits) for values in found]
+
+        columns = [(places + self._first).tolist(), *measured(_whole(scale), 2, 0.5)]
         if spec.pixel_size:
-            tall, wide = spec.pixel_size
-            columns += [_rounded(area * tall * wide, 4), _rounded(y * tall, 4), _rounded(x * wide, 4)]
-            columns += [_rounded(side * size, 4) for side, size in zip(box, (tall, wide) * 2, strict=True)]
+            columns += measured(spec.pixel_size, 4, 0)
         return zip(*columns, strict=True)
+
+
+def _whole(scale: Scale) -> Scale:
+    """As integers, where a pixel becomes a whole number of pixels: areas and boxes are integers then."""
+    tall, wide = scale
+    return (int(tall), int(wide)) if float(tall).is_integer() and float(wide).is_integer() else scale
 
 
 def _rounded(values: Array, digits: int) -> list[float]:
@@ -102,44 +118,60 @@ def _runs(labels: Array) -> tuple[Ints, Ints, Ints, Ints]:
     return labels[y, x].astype(np.int64), y, x, np.flatnonzero(ends) - starts + 1
 
 
-def measure(labels: Source) -> Iterator[tuple[float, ...]]:
-    """For each object, by id: id, area, centroid and box (bottom and right exclusive) in pixels; with a known pixel size all but
-    the id again in micrometres. Read block by block, and once more for each further range of ids where these occur."""
+def measure(labels: Source, scale: Scale = (1, 1)) -> Iterator[tuple[float, ...]]:
+    """For each object, by id: id, area, centroid and box (bottom and right exclusive) in pixels, of which one of ``labels`` is
+    ``scale`` high and wide; with a known pixel size all but the id again in micrometres. Read block by block, and once more for
+    each further range of ids where these occur."""
     spec = labels.spec
     blocks = list(make_grid((spec.height, spec.width), (_SIDE, _SIDE)).blocks())
     extents = [(1, 1)] * len(blocks)  # lowest and highest id of each: unknown yet, so that the first range reads all
     first = 1
     while waiting := [max(low, first) for low, high in extents if first <= high]:
         first = min(waiting)
-        measures = _Measures(first, _IDS)
+        found = _Measures(first, _IDS)
         for block in blocks:
             low, high = extents[block.index]
             if low < first + _IDS and first <= high:
                 region = block.region
-                extents[block.index] = measures.add(labels.read(region)[..., 0], region.y, region.x)
-        yield from measures.rows(spec)
+                extents[block.index] = found.add(labels.read(region)[..., 0], region.y, region.x)
+        yield from found.rows(spec, scale)
         first += _IDS
 
 
 def _export(path: Path, exported: Exported) -> None:
-    columns = [*_COLUMNS, *(_MICROMETRES if exported.result.spec.pixel_size else ())]
-    if exported.objects is not None:
-        columns[1:1] = _KNOWN
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
-        writer.writerow(columns)
-        writer.writerows(_rows(exported))
+        for number, one in enumerate(exported.each()):
+            if number == 0:
+                writer.writerow([*exported.axes, *_columns(one)])
+            place = [one.plane[axis] for axis in exported.axes]
+            writer.writerows([*place, *row] for row in _rows(one))
+
+
+def _columns(exported: Exported) -> list[str]:
+    columns = [*_COLUMNS, *(_MICROMETRES if exported.result.spec.pixel_size else ()), *measures.columns(exported)]
+    if exported.objects is not None:
+        columns[1:1] = _KNOWN
+    return columns
 
 
 def _rows(exported: Exported) -> Iterator[tuple[object, ...]]:
-    """Those of the file."""
+    """Those of one plane."""
+    if not exported.measure:
+        yield from _plain_rows(exported)
+        return
+    for row, more in zip(_plain_rows(exported), measures.measured(exported), strict=True):
+        yield *row, *more
+
+
+def _plain_rows(exported: Exported) -> Iterator[tuple[object, ...]]:
     if exported.objects is None:
-        yield from measure(exported.result)
+        yield from measure(exported.result, exported.scale)
         return
     known = known_of(exported.objects)
-    for number, *measures in measure(exported.result):
+    for number, *values in measure(exported.result, exported.scale):
         one = known(int(number))
-        yield number, one.class_name, one.score, *measures
+        yield number, one.class_name, one.score, *values
 
 
 TABLE = Exporter(
@@ -147,4 +179,5 @@ TABLE = Exporter(
     suffix=".csv",
     summary="a table of the objects: id, class and score where known, area, centroid, box",
     export=_export,
+    planes=True,
 )

@@ -179,7 +179,8 @@ def select(source: Source, level: int, plane_text: str | None, channels_text: st
         names = [f"{name},{axis}={index}".lstrip(",") if len(indices) > 1 else name for name in names for index in indices]
     axes = tuple((axis, len(chosen.get(axis, range(length)))) for axis, length in spec.planes)
     kept = tuple((axis, length) for axis, length in axes if length > 1)
-    return Selection(source, numbers, kept, level, _channels(spec, channels_text, path), tuple(names) if kept else ())
+    told = Described(source, chosen=tuple((axis, indices[0]) for axis, indices in chosen.items() if len(indices) == 1))
+    return Selection(told, numbers, kept, level, _channels(spec, channels_text, path), tuple(names) if kept else ())
 
 
 def one_series(source: Source, text: str, path: Path) -> Source:

@@ -12,6 +12,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss, maskrcnn_loss, project_masks_on_boxes
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
+from i2i.errors import NotFinite
 from i2i_maskrcnn.config import MaskRCNNConfig
 from i2i_maskrcnn.proposals import Target, in_crowd
 from i2i_maskrcnn.regions import RegionFeatures
@@ -144,6 +145,7 @@ class Heads(RoIHeads):  # type: ignore[misc]
             for part in torch.split(proposals, BOXES_AT_A_TIME)
         ]
         logits, deltas = (torch.cat(both) for both in zip(*parts, strict=True))
+        require_finite(logits, deltas)
         boxes, scores, labels = self._candidates(logits, deltas, proposals, shape, rules)
         if rules.soft:
             kept, scores = soft_suppressed(boxes, scores, labels, rules.nms, rules.score)
@@ -172,10 +174,17 @@ class Heads(RoIHeads):  # type: ignore[misc]
         parts = []
         for some, own in zip(torch.split(boxes, MASKS_AT_A_TIME), torch.split(labels, MASKS_AT_A_TIME), strict=True):
             logits = self._masks(features, [filled(some, MASKS_AT_A_TIME)])[: len(some)]
+            require_finite(logits)
             chances = logits.sigmoid() if self.mask_loss == "sigmoid" else logits.softmax(1)
             parts.append(chances[torch.arange(len(own), device=own.device), own])
         side = 2 * self.mask_roi_pool.output_size[0]
         return torch.cat(parts) if parts else boxes.new_zeros((0, side, side))
+
+
+def require_finite(*answers: Tensor) -> None:
+    """Raises ``NotFinite``: a score that is NaN is above no threshold, and all would be well without an object."""
+    if not all(bool(answer.isfinite().all()) for answer in answers):
+        raise NotFinite
 
 
 def filled(boxes: Tensor, most: int) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
+from i2i_maskrcnn.heads import require_finite
 from i2i_maskrcnn.proposals import ProposalNetwork
 
 _FIRST = 1000
@@ -29,6 +30,7 @@ def proposed(
     ``levels``: of the pyramid, (N, C, H_l, W_l), finest first. ``padded``: height and width of the images, ``shape``: of what is
     not padding. ``most``: objects that one of them may hold."""
     predicted = [tuple(one[0] for one in rpn.head([level])) for level in levels]
+    require_finite(*(one for both in predicted for one in both))
     found = []
     for image in range(len(levels[0])):
         parts = [

@@ -18,6 +18,7 @@ from i2i.options import (
     option,
 )
 
+OBJECTS = "Objects"
 LOSSES = ("weighted", "cross-entropy", "dice", "weighted+dice", "cross-entropy+dice")
 
 
@@ -32,6 +33,11 @@ class SegmentOptions:
         minimum=0,
     )
     tta: bool = option(False, help="the mean over 8 flips and rotations of each window: 8 times the time", panel=MODEL)
+    min_area: int = option(
+        0, help="least pixels of an object in the result (default: the model's own bound alone)", panel=OBJECTS, minimum=0
+    )
+    max_area: int = option(0, help="most pixels of an object in the result (default: any number)", panel=OBJECTS, minimum=0)
+    clear_border: bool = option(False, help="drop objects that touch the image's edge", panel=OBJECTS)
     float_: bool = option(False, flag="--float", help="probabilities, as float32, 0 to 1 (without: uint8, 0 to 255)", panel=INPUT)
 
 

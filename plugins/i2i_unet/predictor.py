@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from i2i.backends import dtype_of
-from i2i.contracts import Array, DensePredictor, Footprint, LabelRule, Model, Output, Runtime, Source
-from i2i.errors import ModelError
+from i2i.contracts import Array, DensePredictor, Footprint, LabelRule, Model, ObjectFilter, Output, Runtime, Source
+from i2i.errors import ModelError, UsageError
 from i2i.geometry import round_up
 from i2i.normalize import Normalization
 from i2i_unet.architectures import (
@@ -68,6 +68,7 @@ class UNetPredictor(DensePredictor):
         self.tta = options.tta
         self.resample = options.zoom
         self.name = name
+        self.keep = _kept(options)
         self.footprint = footprint(network.config)
         self.traceable = traceable(network.config) and not options.tta
         self.window_bytes = window_bytes(network.config, network.head.weight.dtype.itemsize)
@@ -133,6 +134,13 @@ class UNetPredictor(DensePredictor):
         shifted = np.exp(raw - raw.max(2, keepdims=True))
         probabilities = shifted / shifted.sum(2, keepdims=True)
         return probabilities if output.dtype == "float32" else np.rint(255 * probabilities).astype(output.dtype)
+
+
+def _kept(options: SegmentOptions) -> ObjectFilter:
+    """Raises ``UsageError`` for bounds that no object is between."""
+    if 0 < options.max_area < options.min_area:
+        raise UsageError(f"--min-area {options.min_area}: is above --max-area {options.max_area}: no object would stay")
+    return ObjectFilter(options.min_area, options.max_area, options.clear_border)
 
 
 def likeliest(raw: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:

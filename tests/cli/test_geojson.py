@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pytest
+import tifffile
 
 from tests.cli.kit import done, files, load, picture, refused, save
 from tests.core.test_geojson import drawn, features_of, polygons
@@ -20,16 +22,31 @@ def test_the_polygons_are_those_of_the_labels(segment, folder):
         assert np.array_equal(drawn(rings, labels.shape), labels == feature["properties"]["label"])
 
 
-def test_the_measurements_are_those_of_the_table(segment, folder):
-    save("a.tif", picture(), resolution=(40_000, 40_000), resolutionunit="CENTIMETER")
-    done(segment("a.tif", "--geojson", "a.json", "--csv", "a.csv"))
+@pytest.mark.parametrize(("level", "size"), [(0, (192, 256)), (1, (192, 256)), (1, (193, 257))])
+def test_the_measurements_are_those_of_the_table(segment, folder, level, size):
+    """In pixels of the full resolution; the last level is not a whole number of times smaller."""
+    options = {"resolution": (40_000, 40_000), "resolutionunit": "CENTIMETER"}
+    with tifffile.TiffWriter("a.tif") as file:
+        file.write(picture(*size), subifds=1, **options)
+        file.write(picture(96, 128), subfiletype=1)
+    done(segment("a.tif", "--level", level, "-o", "x.tif", "--geojson", "a.json", "--csv", "a.csv"))
+    tall, wide = (size[0] / 96, size[1] / 128) if level else (1, 1)
     head, *rows = (line.split(",") for line in (folder / "a.csv").read_text().splitlines())
     found = [feature["properties"]["measurements"] for feature in features_of(folder / "a.json")]
+    labels, count = load("x.tif"), 0
     for row, measurements in zip(rows, found, strict=True):
-        expected = dict(zip(head, map(float, row), strict=True))
-        assert measurements["Area px^2"] == expected["area"] and measurements["Area \u00b5m^2"] == expected["area_um2"]
-        assert abs(measurements["Centroid X px"] - expected["x"] - 0.5) < 0.011
-        assert abs(measurements["Centroid Y \u00b5m"] - expected["y_um"] - 0.125) < 0.001
+        table = dict(zip(head, map(float, row), strict=True))
+        ys, xs = np.nonzero(labels == int(row[0]))
+        in_pixels = {"area": len(ys) * tall * wide, "y": (ys.mean() + 0.5) * tall - 0.5, "x": (xs.mean() + 0.5) * wide - 0.5}
+        in_pixels |= {"top": ys.min() * tall, "right": (xs.max() + 1) * wide}
+        assert {name: table[name] for name in in_pixels} == pytest.approx(in_pixels, abs=0.0051)
+        in_um = {"area_um2": in_pixels["area"] / 16, "y_um": (in_pixels["y"] + 0.5) / 4, "top_um": in_pixels["top"] / 4}
+        assert {name: table[name] for name in in_um} == pytest.approx(in_um, abs=0.0001)
+        same = {"Area px^2": "area", "Area \u00b5m^2": "area_um2", "Centroid Y \u00b5m": "y_um", "Centroid X \u00b5m": "x_um"}
+        assert {name: table[column] for name, column in same.items()} == {name: measurements[name] for name in same}
+        assert measurements["Centroid X px"] == pytest.approx(table["x"] + 0.5, abs=0.011)
+        count += 1
+    assert count > 3 and all("." in row[1] for row in rows) == (size == (193, 257)), "whole where they can be"
 
 
 def test_several_images_have_their_outlines_in_a_folder(segment, folder):

@@ -202,10 +202,10 @@ def test_an_overlay_is_a_small_picture_in_the_format_of_its_name(segment, kind, 
         assert image.mode == "RGB" and max(image.size) <= 2048 and image.size[1] >= 20
 
 
-@pytest.mark.parametrize("name", ["o.tif", "o", "o.gif"])
+@pytest.mark.parametrize("name", ["o.bmp", "o", "o.gif"])
 def test_an_overlay_that_is_no_picture_is_refused_before_anything_is_computed(segment, folder, name):
     save("a.png")
-    refused(segment("a.png", "--overlay", name), 2, f"--overlay {name}", ".png, .jpg, .jpeg or .webp")
+    refused(segment("a.png", "--overlay", name), 2, f"--overlay {name}", ".png, .jpg, .jpeg, .webp, .tif or .tiff")
     assert files(folder) == ["a.png"]
 
 
@@ -270,7 +270,7 @@ def test_a_table_of_classes_is_refused_before_anything_is_written(segment, folde
 def test_an_exporter_that_fails_leaves_no_output_behind(segment, folder, monkeypatch):
     from i2i.errors import OutputError
 
-    def fail(labels):
+    def fail(labels, scale):
         raise OutputError("a.csv: no room")
 
     monkeypatch.setattr("i2i.exporters.table.measure", fail)

@@ -148,7 +148,7 @@ def rows_of(labels: np.ndarray, tall: float, wide: float) -> list[tuple[float, .
         y, x, area = ys.mean(), xs.mean(), len(ys)
         box = (ys.min(), xs.min(), ys.max() + 1, xs.max() + 1)
         sides = [side * size for side, size in zip(box, (tall, wide) * 2, strict=True)]
-        rows.append((number, area, y, x, *box, area * tall * wide, y * tall, x * wide, *sides))
+        rows.append((number, area, y, x, *box, area * tall * wide, (y + 0.5) * tall, (x + 0.5) * wide, *sides))
     return rows
 
 
@@ -213,7 +213,7 @@ def test_the_columns_of_a_table(size: tuple[float, float] | None, tmp_path: Path
     with (tmp_path / "a.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     first = {"id": "4", "area": "2", "y": "4.0", "x": "1.5", "top": "4", "left": "1", "bottom": "5", "right": "3"}
-    micrometres = {"area_um2": "0.25", "y_um": "2.0", "x_um": "0.375"}
+    micrometres = {"area_um2": "0.25", "y_um": "2.25", "x_um": "0.5"}
     micrometres |= {"top_um": "2.0", "left_um": "0.25", "bottom_um": "2.5", "right_um": "0.75"}
     assert rows[0] == (first | micrometres if size else first)
     assert [row["id"] for row in rows] == ["4", "9"] and rows[1]["right"] == "7"

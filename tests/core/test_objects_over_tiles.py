@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import time
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from unittest import mock
@@ -20,10 +22,12 @@ from i2i.contracts import Exporter, Instances
 from i2i.engine import Job, run_job
 from i2i.engine import objects as engine
 from i2i.engine.objects import ObjectsOutcome
+from i2i.errors import NotFinite, UsageError
 from i2i.formats.views import ArraySource
 from i2i.options import RunOptions
-from i2i.planes import plane_jobs, run_planes
+from i2i.planes import for_exporters, plane_jobs, run_planes
 from i2i.planner import Plan
+from i2i.publish import check_export
 from i2i.registry import Registry
 from i2i.session import Item, Session
 from i2i.testing import assert_predictor_contract
@@ -54,9 +58,9 @@ def labels(outcome: ObjectsOutcome) -> np.ndarray:
 def same(tiled: ObjectsOutcome, whole: ObjectsOutcome) -> None:
     """The same labels, scores, classes and masks, and nothing to warn of."""
     np.testing.assert_array_equal(labels(tiled), labels(whole))
-    np.testing.assert_allclose(tiled.found.scores, whole.found.scores, rtol=1e-6)
-    np.testing.assert_array_equal(tiled.found.classes, whole.found.classes)
-    one, other = (Instances.join([masks for _, masks in outcome.found.masks()]) for outcome in (tiled, whole))
+    np.testing.assert_allclose(tiled.found().scores, whole.found().scores, rtol=1e-6)
+    np.testing.assert_array_equal(tiled.found().classes, whole.found().classes)
+    one, other = (Instances.join([masks for _, masks in outcome.found().masks()]) for outcome in (tiled, whole))
     np.testing.assert_array_equal(one.boxes, other.boxes)
     assert all(np.array_equal(a, b) for a, b in zip(one.masks, other.masks, strict=True))
     assert tiled.warnings == whole.warnings == []
@@ -134,7 +138,7 @@ def test_large_and_small_of_two_classes_are_told_apart() -> None:
     image[ndimage.binary_dilation(ring(*np.ogrid[100:500, 100:520]), iterations=3)] = 0
     image[ring(*np.ogrid[100:500, 100:520])] = 250
     whole = run(toys.Shapes(), image, WHOLE)
-    assert {*whole.found.classes} == {1, 2}
+    assert {*whole.found().classes} == {1, 2}
     same(run(toys.Shapes(20), image, plan(90)), whole)
 
 
@@ -212,7 +216,7 @@ def test_only_what_has_a_pixel_on_top_is_counted_and_ids_go_to_the_last() -> Non
         outcome = run(Stacked(20), image, how)
         seen = np.unique(labels(outcome))[1:]
         assert outcome.objects == len(seen) == 60 and outcome.highest == 90 > seen.max()
-        assert len(outcome.found.scores) == 90
+        assert len(outcome.found().scores) == 90
 
 
 # ----------------------------------------------------------------------------------------------------- memory and speed
@@ -321,6 +325,7 @@ def test_exporters_are_told_what_the_detector_knows(tmp_path: Path) -> None:
             Item(tmp_path / "in.tif", tmp_path / "out.tif", "the input", exports={"told": tmp_path / "x.txt"})
         )
     ((exported, ids, found),) = given_out
+    assert exported.plane == {} and list(exported.each()) == [exported]
     assert exported.name == "the input" and dict(exported.objects.class_names) == {1: "dark", 2: "bright"}
     assert ids.tolist() == list(range(1, report.objects + 1))
     assert exported.objects.scores.shape == exported.objects.classes.shape == ids.shape
@@ -350,8 +355,35 @@ class Stack(ArraySource):
         return self._images[plane][region.slices][..., None]
 
 
-def test_many_planes_have_labels_up_to_the_highest_of_one_and_nothing_for_exporters() -> None:
+def test_an_exporter_of_one_plane_is_refused_for_several() -> None:
+    exporter, predictor = Exporter("told", ".txt", "", lambda path, exported: None), toys.Shapes()
+    with pytest.raises(UsageError, match=r"--told takes one plane; choose one, such as --plane z=0"):
+        check_export(exporter, predictor, predictor.outputs[0], (("z", 3),))
+    check_export(replace(exporter, planes=True), predictor, predictor.outputs[0], (("z", 3),))
+
+
+def test_of_many_planes_what_is_known_of_the_objects_is_fetched_for_one_at_a_time() -> None:
     source, predictor = Stack(np.stack([discs((90, 100), count, 16, 5) for count in (9, 30)])), toys.Shapes()
     job = Job(source, predictor, predictor.outputs[0], plan(80), MemoryCanvas())
     done = run_planes(plane_jobs(job, [predictor] * 2), source.spec)
-    assert done.found is None and done.most == labels(run(predictor, source._images[1], WHOLE)).max() < done.objects
+    exported = for_exporters(source, done.result, done, own_masks=True, meaning="labels")
+    assert exported.objects is None and exported.axes == ("z",)
+    kept = [weakref.ref(one.objects.scores) for one in exported.each()]
+    gc.collect()
+    assert [one() for one in kept] == [None, None], "nothing holds them"
+    for number, one in enumerate(exported.each()):
+        alone = run(predictor, source._images[number], WHOLE)
+        assert one.plane == {"z": number}
+        np.testing.assert_array_equal(one.result.read(one.result.spec.region)[..., 0], labels(alone))
+        np.testing.assert_allclose(one.objects.scores, alone.found().scores, rtol=1e-6)
+    assert done.most == labels(run(predictor, source._images[1], WHOLE)).max() < done.objects
+
+
+def test_scores_that_are_no_numbers_are_an_error() -> None:
+    class Damaged(toys.Shapes):
+        def _find(self, image: np.ndarray) -> Instances:
+            found = super()._find(image)
+            return replace(found, scores=np.where(np.arange(len(found)) == 1, np.nan, found.scores))
+
+    with pytest.raises(NotFinite, match="the network answers NaN or Inf; is the model file damaged"):
+        run(Damaged(), discs((90, 100), 9, 16, 5), WHOLE)
