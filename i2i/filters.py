@@ -21,15 +21,17 @@ class Filtered:
 
     def __init__(self, labels: Source, kept: Sequence[Bools]) -> None:
         self._labels, self._kept = labels, kept
-        self._plane, self._table = -1, np.zeros(0, np.uint32)
+        self._last = (-1, np.zeros(0, np.uint32))  # plane and table, in one: threads may read
         self.spec = labels.spec
 
     def read(self, region: Region, plane: int = 0, level: int = 0) -> Array:
         """See :class:`i2i.contracts.Source`; ``level`` can only be 0."""
-        if plane != self._plane:
+        known, table = self._last
+        if plane != known:
             kept = self._kept[plane]
-            self._plane, self._table = plane, (np.cumsum(kept) * kept).astype(self.spec.dtype)
-        return self._table[self._labels.read(region, plane)]
+            table = (np.cumsum(kept) * kept).astype(self.spec.dtype)
+            self._last = (plane, table)
+        return table[self._labels.read(region, plane)]
 
     def close(self) -> None:
         self._labels.close()
