@@ -7,6 +7,7 @@ from typing import Any
 
 from i2i.contracts import ImageSpec, Model, Source
 from i2i.errors import ModelError
+from i2i.formats.rgb import says_nothing
 from i2i.formats.views import Described, Selection
 
 _LONGEST = 200
@@ -18,7 +19,7 @@ def names_of(model: Model) -> tuple[str, ...]:
     names = model.config.get("channel_names", [])
     if not isinstance(names, list) or not all(map(_is_name, names)):
         raise ModelError(f"{model.path}: its channel_names are no list of names of one line each; make the model again")
-    return tuple(names)
+    return () if says_nothing(names) else tuple(names)
 
 
 def common_names(models: Sequence[Model]) -> tuple[str, ...]:
@@ -33,7 +34,7 @@ def in_order(source: Source, names: Sequence[str]) -> Source:
     """The channels of these names alone, in this order, with a remark; the source as it is where it has just these, or not each
     of them once."""
     spec, wanted = source.spec, _plain(names)
-    own = _plain(spec.channel_names)
+    own = [] if says_nothing(spec.channel_names) else _plain(spec.channel_names)
     if not wanted or own == wanted or any(own.count(name) != 1 for name in wanted):
         return source
     told = Described(source, remarks=(*spec.remarks, f"the channels {_listed(names)} are taken by name, in the model's order"))
@@ -43,7 +44,7 @@ def in_order(source: Source, names: Sequence[str]) -> Source:
 
 def unlike(spec: ImageSpec, models: Sequence[Model]) -> list[str]:
     """A warning for each model that was trained on channels of other names than the image has; none where either has none."""
-    own = spec.channel_names
+    own = () if says_nothing(spec.channel_names) else spec.channel_names
     return [
         f"its channels are {_listed(own)}, {model.name} was trained on {_listed(names)}; taken in this order (--channels chooses)"
         for model in models

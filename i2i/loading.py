@@ -154,7 +154,14 @@ class Loader:
         if task != self.task.name:
             return f"was made by {task}"
         hashes = self._hashes
-        fitting = [names for names, sha256 in hashes.items() if f"{record.get('sha256')}+".startswith(f"{sha256}+")]
+        several = (
+            self.task.join is not None
+        )  # whose predictors have no parts: a record of more models is of more that were asked for
+        fitting = [
+            names
+            for names, sha256 in hashes.items()
+            if record.get("sha256") == sha256 or (not several and f"{record.get('sha256')}+".startswith(f"{sha256}+"))
+        ]
         if "sha256" in record and hashes and not fitting:
             return f"was made by another model ({record.get('model', 'of no name')} {record['sha256'][:8]})"
         if not kind or (not self.run.as_ and (kind in _USUAL or not fitting)):

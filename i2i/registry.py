@@ -27,8 +27,12 @@ from i2i.installed import BrokenPlugin
 from i2i.options import RunOptions, flag_of
 
 _KINDS: Mapping[str, type] = {"tasks": Task, "models": ModelCard, "formats": Format, "exporters": Exporter}
-_OWN_NAMES = {item.name for item in fields(RunOptions)} | {"inputs", "output", "json_", "config", "quiet", "verbose"}
-_OWN_FLAGS = {flag_of(item) for item in fields(RunOptions)} | {"--output", "--json", "--config", "--quiet", "--verbose", "--help"}
+_OWN_NAMES = {item.name for item in fields(RunOptions)} | {
+    "inputs", "inputs_from", "output", "json_", "config", "quiet", "verbose",
+}  # fmt: skip
+_OWN_FLAGS = {flag_of(item) for item in fields(RunOptions)} | {
+    "--inputs-from", "--output", "--json", "--config", "--quiet", "--verbose", "--help",
+}  # fmt: skip
 
 
 _NOT_ITS_OWN = ("<frozen ", *(str(Path(str(module.__file__)).parent) + os.sep for module in (hookspecs, importlib, pluggy)))

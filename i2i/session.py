@@ -107,7 +107,8 @@ class Session:
         try:
             if self.run.series:
                 chosen = one_series(image, self.run.series, Path(name))
-                image.close()
+                if chosen is not image:
+                    image.close()
                 image = chosen
             sized, told = with_pixel_size(image, self.run.pixel_size)
             source, warnings = self._chosen(sized, self.run.level, name)
@@ -116,10 +117,19 @@ class Session:
                 level = level_for(image.spec.levels, size, self.run.level)
                 return at_size(source if level == self.run.level else self._chosen(sized, level, name)[0], size)
 
-            every = select(sized, self.run.level, self.run.plane or None, None, Path(name)) if self.run.channels else None
+            every = self._every(sized, source, name)
             yield Opened(source, (image.spec.height, image.spec.width), [*image.spec.notes, *told, *warnings], at, every)
         finally:
             image.close()
+
+    def _every(self, image: Source, source: Source, name: str) -> Source | None:
+        """All channels of the file, samples finite, for measuring; None where the source has just these."""
+        if "intensity" not in measured(self.run.measure) or self.run.dry_run:
+            return None
+        every = select(image, self.run.level, self.run.plane or None, None, Path(name))
+        if (every.spec.channels, every.spec.channel_names) == (source.spec.channels, source.spec.channel_names):
+            return None
+        return make_finite(every, self.run.nan, name)[0]
 
     def _chosen(self, image: Source, level: int, name: str) -> tuple[Source, tuple[str, ...]]:
         """The chosen planes and channels of a level, samples finite; with warnings."""
@@ -148,7 +158,8 @@ class Session:
             result.warnings = [*warnings, *reports.inexact(begun.plan)]
             self._refuse_warnings(result.warnings, item.name)
             if self.run.dry_run:
-                result.plan = {**result.plan, "seconds": self._estimate(work, begun.plan, jobs, clock)}
+                with self._naming(work, result):
+                    result.plan = {**result.plan, "seconds": self._estimate(work, begun.plan, jobs, clock)}
                 return Computed(result, True, lambda: None, contextlib.ExitStack())
             with full_disk_told(work.target, begun.plan.canvas == "disk"):
                 done = self._compute(work, jobs, result, clock)
@@ -166,10 +177,8 @@ class Session:
 
     def _compute(self, work: Work, jobs: list[Job], result: RunReport, clock: reports.Clock) -> Done:
         """Compute and verify, and report it."""
-        try:
+        with self._naming(work, result):
             done = run_planes(jobs, work.source.spec)
-        except NotFinite as error:
-            raise ModelError(f"{work.item.name}: {result.model or self.task.name}: {error}") from error
         spec, scale = work.image.spec, work.predictor.footprint.scale
         done = replace(done, result=brought_back(done.result, spec, scale, work.scaling, work.output.meaning))
         if isinstance(work.predictor, DensePredictor):
@@ -182,6 +191,14 @@ class Session:
         result.blocks_computed, result.blocks_reused, result.objects = done.computed, done.reused, done.objects
         result.objects_by_plane = done.by_plane
         return done
+
+    @contextlib.contextmanager
+    def _naming(self, work: Work, result: RunReport) -> Iterator[None]:
+        """An answer that is no number, inside, is an error that names the image and the model."""
+        try:
+            yield
+        except NotFinite as error:
+            raise ModelError(f"{work.item.name}: {result.model or self.task.name}: {error}") from error
 
     def _finish(self, work: Work, begun: Begun, done: Done, result: RunReport, clock: reports.Clock) -> None:
         """Publish, and report it; the canvas goes."""

@@ -91,7 +91,7 @@ class _Sums:
         n, found = int(self.moments[0, place]), []
         for total, squares, low, high in zip(self.total, self.squares, self.low, self.high, strict=True):
             mean = total[place] / n
-            deviation = np.sqrt(max(0.0, squares[place] / n - mean * mean))
+            deviation = np.sqrt(np.maximum(0.0, squares[place] / n - mean * mean))
             found += [_short(value) for value in (mean, low[place], high[place], deviation, total[place])]
         return found
 

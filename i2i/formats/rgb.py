@@ -18,5 +18,10 @@ def is_rgb(channels: int, names: Sequence[str], stored_so: bool) -> bool | None:
     told = tuple(name.strip().casefold() for name in names)
     if told in _RGB:
         return True
-    named = any(told) and not all(_SAYS_NOTHING.fullmatch(name) for name in told)
-    return stored_so and not named
+    return stored_so and says_nothing(names)
+
+
+def says_nothing(names: Sequence[str]) -> bool:
+    """Whether all the names are empty, or such as writers make up."""
+    told = [name.strip().casefold() for name in names]
+    return not any(told) or all(_SAYS_NOTHING.fullmatch(name) for name in told)

@@ -23,7 +23,7 @@ from i2i.formats.orientation import Orientation
 from i2i.formats.profiles import profile_for
 from i2i.formats.rgb import is_rgb
 from i2i.formats.tiff_checks import check_series, first_series, open_tiff, unsound
-from i2i.formats.tiff_colour import Colour, colour_of, is_colour
+from i2i.formats.tiff_colour import MIN_IS_WHITE, Colour, colour_of, is_colour
 from i2i.formats.tiff_layout import Layout, layout_of
 from i2i.formats.tiff_metadata import channel_colours, channel_names, image_name, pixel_size, steps
 from i2i.formats.tiff_ome import recorded
@@ -128,7 +128,7 @@ class TiffSource:
             tiling=self.segment_shape,
             rgb=is_rgb(channels, names, as_rgb),
             steps=steps(self._tiff, page),
-            profile=profile_for(channels, page.tags.valueof(ICC_PROFILE)),
+            profile=b"" if page.photometric == MIN_IS_WHITE else profile_for(channels, page.tags.valueof(ICC_PROFILE)),
             name=image_name(self._tiff, page),
         )
 

@@ -105,7 +105,8 @@ def _ome_pixels(tiff: Any, page: Any) -> Any:
 
 
 def _ome_image(tiff: Any, page: Any) -> Any:
-    """The first Image element with pixels of this size; None without OME-XML."""
+    """The Image element of the page's series, where there is one for each; else the first with pixels of this size. None without
+    OME-XML."""
     xml = tiff.ome_metadata if tiff.is_ome else None
     if not xml:
         return None
@@ -113,7 +114,10 @@ def _ome_image(tiff: Any, page: Any) -> Any:
         root = ElementTree.fromstring(xml)
     except ElementTree.ParseError:
         return None
-    return next((image for image in root.iter() if any(_is_pixels(item, page) for item in image)), None)
+    images = [image for image in root.iter() if any(_tag(item) == "Pixels" for item in image)]
+    own = [image for image, series in zip(images, tiff.series, strict=False) if series.keyframe.index == page.index]
+    fitting = own if len(images) == len(tiff.series) else images
+    return next((image for image in [*fitting, *images] if any(_is_pixels(item, page) for item in image)), None)
 
 
 def _is_pixels(item: Any, page: Any) -> bool:

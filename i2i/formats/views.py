@@ -184,10 +184,12 @@ def select(source: Source, level: int, plane_text: str | None, channels_text: st
 
 
 def one_series(source: Source, text: str, path: Path) -> Source:
-    """The image alone that ``--series 1`` names, opened anew. A source of several has ``series_count``, and a method
-    ``series(number)`` that gives None for what cannot be read. Raises ``UsageError``."""
+    """The image alone that ``--series 1`` names, opened anew; a file's only one, 0, as it is. A source of several has
+    ``series_count``, and a method ``series(number)`` that gives None for what cannot be read. Raises ``UsageError``."""
     reopen = getattr(source, "series", None)
     found: Source | None = reopen(int(text)) if reopen is not None and text.isdecimal() else None
+    if reopen is None and text == "0" and "series" not in dict(source.spec.planes):
+        return source
     if found is None:
         count, planes = getattr(source, "series_count", 1), "series" in dict(source.spec.planes)
         one = f"has them as planes: --plane series={text}" if planes else "has one image, 0"

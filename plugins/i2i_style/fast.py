@@ -32,7 +32,7 @@ from i2i_style.encoder import COMPACT, Encoder, Layer
 from i2i_style.encoders import TASK, cards, find_encoder
 from i2i_style.options import StylizeOptions
 from i2i_style.pixels import to_array, to_tensor
-from i2i_style.regions import check_mask, over, parse_masks, read_shares
+from i2i_style.regions import Shares, check_mask, over, parse_masks, shares_bytes
 from i2i_style.results import as_output, outputs, working_size
 from i2i_style.styles import Rgb, Style, open_rgb, parse_styles, to_rgb
 from i2i_style.swap import AXES, PATCHES, REACH, SIDE, Moments, Patches, corrected, laid, nearest
@@ -106,6 +106,7 @@ class FastPredictor(DensePredictor):
         self.mixes: list[Mix] = []  # one of all styles, or with masks one of each
         self.shares: Tensor | None = None  # of the pictures in each mix, (N, H, W); what they leave over is the content's
         self._kept: list[Look] = []  # of the styles: shared by the copies for all images, which threads may make
+        self._all_shares = Shares()
         self._lock = threading.Lock()
 
     def fitted(self, spec: ImageSpec) -> Self:
@@ -114,7 +115,7 @@ class FastPredictor(DensePredictor):
         result.size = working_size(self.options.size, spec)
         for mask in self.masks:
             check_mask(mask, result.size)
-        result.held_bytes += 2 * 4 * len(self.masks) * result.size[0] * result.size[1]
+        result.held_bytes += shares_bytes(self.masks, result.size)
         return result
 
     # ------------------------------------------------------------------------------------------- what is frozen for an image
@@ -136,7 +137,7 @@ class FastPredictor(DensePredictor):
                 for answers, each, core in zip(parts, near, cores, strict=True)
             )
             result.mixes.append(Mix(looks, found, made))
-        result.shares = read_shares(self.masks, self.given, self.size)
+        result.shares = self._all_shares.of(self.masks, self.given, self.size)
         return result
 
     def _groups(self) -> list[list[Look]]:
@@ -172,7 +173,7 @@ class FastPredictor(DensePredictor):
         result.colours = Colours.from_mapping(statistics["colours"])
         result.content = Moments.from_mapping(statistics["content"])
         result.mixes = [Mix.from_mapping(*each) for each in zip(result._groups(), statistics["mixes"], strict=True)]
-        result.shares = read_shares(self.masks, self.given, self.size)
+        result.shares = self._all_shares.of(self.masks, self.given, self.size)
         return result
 
     def _looks(self) -> list[Look]:

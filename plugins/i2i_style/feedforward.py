@@ -21,7 +21,7 @@ from i2i.geometry import round_up
 from i2i.options import changed
 from i2i_style.colours import luminance, with_luminance
 from i2i_style.options import StylizeOptions
-from i2i_style.regions import check_mask, over, parse_masks, read_shares
+from i2i_style.regions import Shares, check_mask, over, parse_masks, shares_bytes
 from i2i_style.results import as_output, outputs, working_size
 from i2i_style.styles import Style, to_rgb
 from i2i_style.transformer import STRIDE, Transformer, TransformerConfig, folded
@@ -49,6 +49,7 @@ class TransferPredictor(DensePredictor):
         self.positions = bool(self.masks)
         self.traceable = not self.masks
         self.shares: Tensor | None = None  # of the picture in the style: what it leaves over is the content's
+        self._all_shares = Shares()
         self._shape = (1, 1)
         self._known: Statistics = {}
         self._fixed: Transformer | None = None
@@ -68,7 +69,7 @@ class TransferPredictor(DensePredictor):
         result._shape = result.size or (spec.height, spec.width)
         for mask in self.masks:
             check_mask(mask, result._shape)
-            result.held_bytes += 2 * 4 * result._shape[0] * result._shape[1]
+        result.held_bytes += shares_bytes(self.masks, result._shape)
         return result
 
     def prepare(self, source: Source, seed: int) -> Self:
@@ -84,7 +85,7 @@ class TransferPredictor(DensePredictor):
     def with_statistics(self, statistics: Mapping[str, Any]) -> Self:
         prepared = copy.copy(self)
         prepared._known = dict(statistics["normalization"])
-        prepared.shares = read_shares(self.masks, [Style(Path())], self._shape)
+        prepared.shares = self._all_shares.of(self.masks, [Style(Path())], self._shape)
         prepared._fixed = self._placed(folded(copy.deepcopy(frozen(self.network, prepared._known))))
         return prepared
 

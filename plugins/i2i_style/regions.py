@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -86,6 +87,26 @@ def read_shares(masks: Sequence[Mask], styles: Sequence[Style], size: tuple[int,
     cover = inside.amax(0)
     weighted = inside.mul_(torch.tensor([style.weight for style in styles])[:, None, None])
     return weighted.mul_(cover / weighted.sum(0).clamp_min_(1e-9))
+
+
+def shares_bytes(masks: Sequence[Mask], size: tuple[int, int]) -> int:
+    """What :func:`read_shares` takes: a plane of fp32 for each mask, and four while they are read."""
+    return 4 * (len(masks) + 4) * size[0] * size[1] if masks else 0
+
+
+class Shares:
+    """What :func:`read_shares` gave last, for planes of a stack and pictures of one size. Threads may ask at once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last: tuple[tuple[int, int] | None, Tensor | None] = (None, None)
+
+    def of(self, masks: Sequence[Mask], styles: Sequence[Style], size: tuple[int, int] | None) -> Tensor | None:
+        """As :func:`read_shares` of these, always the same masks and styles."""
+        with self._lock:
+            if self._last[0] != size:
+                self._last = (size, read_shares(masks, styles, size))
+            return self._last[1]
 
 
 def over(content: Tensor, pictures: Sequence[Tensor], shares: Tensor, places: Tensor) -> Tensor:

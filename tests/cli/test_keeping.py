@@ -53,6 +53,11 @@ def test_a_result_of_another_model_is_refused_by_resume_and_told_by_skip_existin
     assert f"warning: a.png: {name} is left as it is: it was made by another model" in told.err
 
 
+def test_a_result_of_several_models_is_not_that_of_the_first(segment, i2i, model, other):
+    save("a.png"), done(i2i("segment", "a.png", "-o", "x.png", "--model", model, "--model", other, "--precision", "fp32"))
+    refused(segment("a.png", "-o", "x.png", "--resume"), 1, "x.png: exists, and was made by another model (grey+other ")
+
+
 def test_a_result_of_a_model_of_one_s_own_is_not_that_of_the_default(segment, i2i):
     save("a.png"), done(segment("a.png"))
     refused(i2i("segment", "a.png", "--resume"), 1, "a-segment.png: exists, and was made by another model (grey ")

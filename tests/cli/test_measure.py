@@ -10,6 +10,8 @@ import pytest
 import tifffile
 from skimage.measure import regionprops
 
+from i2i.models import save_model
+from tests.cli.conftest import tiny_network
 from tests.cli.kit import done, files, load, picture, refused, save
 
 SHAPE = {
@@ -79,3 +81,27 @@ def test_what_cannot_be_measured_is_refused(segment, i2i, folder):
     refused(segment("a.png", "--csv", "x.csv", "--measure", "colour"), 2, "--measure colour", "shape, intensity")
     refused(segment("a.png", "--measure", "shape"), 2, "--measure shape: is for the table", "--csv")
     assert files(folder) == ["a.png"]
+
+
+def test_nan_in_a_channel_that_is_measured_alone_is_refused_or_read_as_zero(segment, folder):
+    """As in those that the network sees."""
+    pixels = _two_channels().astype(np.float32)
+    pixels[1, 5, 7] = np.nan
+    save("a.tif", pixels, metadata={"axes": "CYX", "Channel": {"Name": ["DAPI", "GFP"]}}, ome=True)
+    words = ["a.tif", "--channels", "DAPI", "-o", "x.tif", "--csv", "x.csv", "--measure", "intensity"]
+    refused(segment(*words), 1, "a.tif", "NaN")
+    assert not (folder / "x.tif").exists()
+    done(segment(*words, "--nan", "zero"))
+    _assert_intensities = {"DAPI": pixels[0], "GFP": np.nan_to_num(pixels[1])}
+    for row in _rows("x.csv"):
+        for name, values in _assert_intensities.items():
+            assert float(row[f"sum_{name}"]) == pytest.approx(values[load("x.tif") == int(row["id"])].sum(dtype=float), rel=1e-6)
+
+
+def test_a_model_that_takes_its_channel_by_name_leaves_all_to_be_measured(i2i, folder):
+    made, weights = tiny_network(channel_names=["GFP"])
+    save_model(folder / "m.safetensors", weights, made)
+    save("a.tif", _two_channels(), metadata={"axes": "CYX", "Channel": {"Name": ["DAPI", "GFP"]}}, ome=True)
+    words = ("segment", "a.tif", "--model", "m.safetensors", "--precision", "fp32", "--csv", "x.csv", "--measure", "intensity")
+    done(i2i(*words, "-o", "x.tif"))
+    assert {"mean_DAPI", "mean_GFP"} <= _rows("x.csv")[0].keys()

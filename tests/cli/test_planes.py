@@ -12,6 +12,7 @@ import tifffile
 
 from i2i import canvas
 from i2i.formats import open_image
+from i2i.formats.views import one_series
 from tests.cli.kit import done, files, load, on_disk, picture, refused, save
 
 TIMES, DEPTHS = 2, 3
@@ -335,3 +336,16 @@ def test_an_image_of_a_file_of_several_is_chosen_by_its_number(segment, i2i, fol
     refused(segment("two.ome.tif", "--series", "2"), 2, "--series 2: two.ome.tif has the images 0 .. 1")
     refused(segment("two.ome.tif", "--series", "x"), 2, "--series x: two.ome.tif has the images 0 .. 1")
     refused(segment("second.tif", "--series", "1"), 2, "--series 1: second.tif has one image, 0")
+    done(segment("second.tif", "-o", "e.tif", "--series", "0"))
+
+
+def test_an_image_of_several_has_its_own_pixel_size_and_names(folder):
+    """Though the first has as many pixels."""
+    with tifffile.TiffWriter(folder / "two.ome.tif", ome=True) as file:
+        for number, dtype in enumerate(("uint8", "uint16")):
+            told = {"axes": "YX", "PhysicalSizeX": 0.5 + number, "PhysicalSizeY": 0.5 + number, "Name": f"image {number}"}
+            file.write(picture(48, 64, dtype=dtype), photometric="minisblack", metadata=told)
+    with closing(open_image(folder / "two.ome.tif")) as image:
+        for number, size in enumerate((0.5, 1.5)):
+            with closing(one_series(image, str(number), folder / "two.ome.tif")) as one:
+                assert (one.spec.pixel_size, one.spec.name) == ((size, size), f"image {number}")

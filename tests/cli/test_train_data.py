@@ -165,6 +165,17 @@ def _run(i2i, name, *words):
 ORDER = ("DAPI", "GFP", "RFP")
 
 
+def test_names_that_a_writer_has_made_up_say_nothing(i2i):
+    made, weights = tiny_network(channel_names=["Channel 0"])
+    save_model(Path("m.safetensors"), weights, made)
+    save("one.tif", picture(), ome=True, metadata={"axes": "YX", "Channel": {"Name": "DAPI"}})
+    done(i2i("segment", "one.tif", "--model", "m.safetensors", "-o", "x.tif", "--strict"))
+    pixels = np.stack([picture(seed=seed) for seed in range(3)])
+    three = {"axes": "CYX", "Channel": {"Name": ["Channel 0", "Channel 1", "Channel 2"]}}
+    save("three.tif", pixels, ome=True, photometric="minisblack", metadata=three)
+    refused(i2i("segment", "three.tif", "--model", "m.safetensors", "-o", "y.tif"), 1, "three.tif: has 3 channels, m takes 1")
+
+
 def test_a_model_finds_its_channels_by_name(train, i2i):
     _images(ORDER, ORDER)
     done(train(*DATA))

@@ -321,4 +321,4 @@ def test_data_without_objects_are_refused(tmp_path: Path, data: Path) -> None:
         save(tmp_path / f"masks/{number}.tif", np.zeros((96, 128), np.uint16))
     asked = TrainOptions(images=str(tmp_path / "images"), masks=str(tmp_path / "masks"))
     with pytest.raises(TrainingError, match="no image to train on holds an object"):
-        load_objects(asked, Normalization(), False, lambda text: None)
+        load_objects(asked, Normalization(), False, (), lambda text: None)
