@@ -212,10 +212,8 @@ def _images(node: Node) -> list[Multiscale]:
     if node.is_array:
         return [Multiscale((), (node.path,), None, (), ())]
     if "plate" in node.ome or "well" in node.ome:
-        one, many = node.path / _field(node), f"{node.path.name}/*" if "well" in node.ome else f"{node.path.name}/*/*/*"
-        raise InputError(
-            f"{node.path}: a plate of many images; name a field, such as {one}, or all of them, in quotes: '.../{many}'"
-        )
+        parts = "*" if "well" in node.ome else "*/*/*"
+        raise InputError(f"{node.path}: a plate of many images; all, in quotes: '{node.path}/{parts}'; one: {_field(node)} in it")
     if "multiscales" in node.ome:
         return [multiscale_of(node)]
     if "bioformats2raw.layout" in node.ome:
