@@ -19,8 +19,8 @@ BYTES = 800_000_000
 """No process may hold more. torch and the libraries hold 0.45 GB, a good image of these sizes at most 0.15 GB more; the least
 ``--memory`` that i2i takes is 1.5 GB."""
 _LEFT = 50_000_000
-"""More, for each call that the same process has made before: what the allocator keeps of it (a detector's fourth call in a process
-holds 0.67 to 0.81 GB, as the system gives it small or huge pages)."""
+"""More, for each call that the same process has made before: what is kept of it. After a detector's fourth call 0.67 to 0.81 GB
+were held, at different times."""
 
 _SERVER = """
 import contextlib, functools, gc, io, json, os, signal, sys
