@@ -154,13 +154,11 @@ class Loader:
         if task != self.task.name:
             return f"was made by {task}"
         hashes = self._hashes
-        several = (
-            self.task.join is not None
-        )  # whose predictors have no parts: a record of more models is of more that were asked for
+        whole = self.task.join is not None  # such predictors have no parts: more hashes are of more models
         fitting = [
             names
             for names, sha256 in hashes.items()
-            if record.get("sha256") == sha256 or (not several and f"{record.get('sha256')}+".startswith(f"{sha256}+"))
+            if record.get("sha256") == sha256 or (not whole and f"{record.get('sha256')}+".startswith(f"{sha256}+"))
         ]
         if "sha256" in record and hashes and not fitting:
             return f"was made by another model ({record.get('model', 'of no name')} {record['sha256'][:8]})"
